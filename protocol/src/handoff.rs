@@ -1,0 +1,116 @@
+//! The handoff between sidecar and runner: one frame per message, a four-byte big-endian length and then JSON.
+//!
+//! The agent shares the runner's UID and can reach the socket, so everything that arrives on it is the agent's word
+//! (DESIGN §8). The sidecar takes one connection per container start; a second is refused and recorded. Frames are at
+//! most [`MAX_FRAME_BYTES`].
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use tokio_util::codec::LengthDelimitedCodec;
+
+/// Largest frame either side accepts: a prompt (64 KiB) with its environment (64 × 4 KiB) and JSON escapes fits.
+pub const MAX_FRAME_BYTES: usize = 1 << 20;
+
+/// Largest piece of output in one frame, before base64.
+pub const MAX_OUTPUT_BYTES: usize = 32 << 10;
+
+/// File name of the socket inside the `handoff` volume.
+pub const SOCKET_NAME: &str = "runner.sock";
+
+/// A message from the sidecar to the runner.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(tag = "type", rename_all = "camelCase")]
+pub enum ToRunner {
+    /// What to run. The runner prepares and answers [`FromRunner::Ready`]; it starts nothing yet.
+    Assignment(Assignment),
+    /// The session's status names this pod: start the harness now.
+    Start,
+    /// End the harness: SIGTERM, and SIGKILL after `grace_seconds`.
+    Stop {
+        /// Seconds between the two signals.
+        grace_seconds: u32,
+    },
+}
+
+/// What a runner is to run.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Assignment {
+    /// Namespace of the session.
+    pub namespace: String,
+    /// Name of the session.
+    pub name: String,
+    /// Which attempt at the session this pod is, from 1.
+    pub incarnation: u64,
+    /// Given to the harness on standard input.
+    pub prompt: String,
+    /// Whether the harness stays for further input.
+    pub interactive: bool,
+    /// The author's name for this run of the task.
+    pub run_id: String,
+    /// Model that the harness is to ask for.
+    pub model: String,
+    /// Configuration for the harness; never a secret.
+    pub env: BTreeMap<String, String>,
+    /// The harness command; empty means the container's own arguments.
+    pub command: Vec<String>,
+    /// Repository to work on, if any.
+    pub repository: Option<Repository>,
+}
+
+/// The repository that the session works on.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Repository {
+    /// Clone URL.
+    pub url: String,
+    /// Branch, tag or commit to start from.
+    pub r#ref: String,
+    /// Branch that the session pushes to.
+    pub branch: String,
+}
+
+/// A message from the runner to the sidecar.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(tag = "type", rename_all = "camelCase")]
+pub enum FromRunner {
+    /// First frame of a connection.
+    Hello {
+        /// [`crate::VERSION`] of the runner.
+        protocol: u32,
+        /// Whether this container start has already run the harness of an incarnation (it never runs twice).
+        ran_incarnation: u64,
+    },
+    /// The assignment is understood and the harness can be started.
+    Ready {
+        /// The assignment's incarnation.
+        incarnation: u64,
+    },
+    /// The harness runs.
+    Started {
+        /// Its arguments.
+        command: Vec<String>,
+    },
+    /// A piece of its output, at most [`MAX_OUTPUT_BYTES`] before encoding.
+    Output {
+        /// 1 standard output, 2 standard error.
+        stream: u8,
+        /// Standard base64.
+        data: String,
+    },
+    /// It has ended.
+    Exited {
+        /// Exit status, or 128 + the signal's number.
+        code: i32,
+        /// Contents of `result.md`, cut to 16 KiB.
+        summary: String,
+        /// Why it could not be started; empty when it ran.
+        error: String,
+    },
+}
+
+/// The frame codec of both sides.
+pub fn codec() -> LengthDelimitedCodec {
+    LengthDelimitedCodec::builder().max_frame_length(MAX_FRAME_BYTES).new_codec()
+}
