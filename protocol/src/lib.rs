@@ -10,7 +10,6 @@ pub mod control {
     #![expect(
         clippy::pedantic,
         missing_docs,
-        unreachable_pub,
         unused_qualifications,
         reason = "generated code; the .proto documents it"
     )]
