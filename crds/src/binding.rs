@@ -38,24 +38,9 @@ use crate::schema;
     printcolumn(name = "Sessions", type_ = "integer", json_path = ".status.sessions"),
     printcolumn(name = "Expires", type_ = "string", json_path = ".spec.expiresAt"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    printcolumn(
-        name = "Commit",
-        type_ = "string",
-        json_path = ".status.grant.commit",
-        priority = 1
-    ),
-    printcolumn(
-        name = "PR",
-        type_ = "string",
-        json_path = ".status.grant.pullRequest",
-        priority = 1
-    ),
-    printcolumn(
-        name = "Hosts",
-        type_ = "string",
-        json_path = ".spec.routes[*].host",
-        priority = 1
-    )
+    printcolumn(name = "Commit", type_ = "string", json_path = ".status.grant.commit", priority = 1),
+    printcolumn(name = "PR", type_ = "string", json_path = ".status.grant.pullRequest", priority = 1),
+    printcolumn(name = "Hosts", type_ = "string", json_path = ".spec.routes[*].host", priority = 1)
 )]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = schema::rules(&[

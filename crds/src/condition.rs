@@ -5,69 +5,14 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-/// Types of conditions on our kinds.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub enum ConditionType {
-    /// A credential's grant is in force (CredentialBinding).
-    Active,
-    /// A binding has the evidence that policy asks for.
-    Approved,
-    /// The session's process runs.
-    Available,
-    /// The session has spent its budget.
-    BudgetExhausted,
-    /// Which guarantees hold about what leaves the pool's pods.
-    Confined,
-    /// Every required credential of the session is granted.
-    CredentialsReady,
-    /// The world matches the spec.
-    Ready,
-    /// Work is under way. Present only while `True`.
-    Reconciling,
-    /// The session continued from a checkpoint.
-    Resumed,
-    /// A sidecar acknowledged the session's assignment.
-    SandboxBound,
-    /// An edit of the spec waits for a new `task.runID`.
-    SpecPinned,
-    /// A person has to act. Present only while `True`.
-    Stalled,
-    /// The task ended, and how.
-    Succeeded,
-    /// The harness asks for input.
-    WaitingForInput,
-}
-
-impl ConditionType {
-    /// The name in the API.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Active => "Active",
-            Self::Approved => "Approved",
-            Self::Available => "Available",
-            Self::BudgetExhausted => "BudgetExhausted",
-            Self::Confined => "Confined",
-            Self::CredentialsReady => "CredentialsReady",
-            Self::Ready => "Ready",
-            Self::Reconciling => "Reconciling",
-            Self::Resumed => "Resumed",
-            Self::SandboxBound => "SandboxBound",
-            Self::SpecPinned => "SpecPinned",
-            Self::Stalled => "Stalled",
-            Self::Succeeded => "Succeeded",
-            Self::WaitingForInput => "WaitingForInput",
-        }
-    }
-}
-
-macro_rules! reasons {
-    ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {
-        /// Reasons of conditions and Events.
+macro_rules! named {
+    ($(#[$about:meta])* $type:ident { $($(#[$doc:meta])* $name:ident),+ $(,)? }) => {
+        $(#[$about])*
         #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-        pub enum Reason { $($(#[$doc])* $name),+ }
+        pub enum $type { $($(#[$doc])* $name),+ }
 
-        impl Reason {
-            /// Every reason.
+        impl $type {
+            /// Every one of them.
             pub const ALL: &[Self] = &[$(Self::$name),+];
 
             /// The name in the API.
@@ -78,73 +23,110 @@ macro_rules! reasons {
     };
 }
 
-reasons! {
-    /// Admission refused the rendered pod; the message quotes it.
-    AdmissionRefused,
-    /// All objects of the revision are applied.
-    Applied,
-    /// Some objects could not be applied; `status.errors` lists them.
-    AppliedWithErrors,
-    /// A sidecar acknowledged the assignment.
-    Bound,
-    /// No acknowledgement within the deadline; the next incarnation follows.
-    BindDeadlineExceeded,
-    /// The task ended with exit status 0.
-    Completed,
-    /// The git server could not be reached or refused.
-    FetchFailed,
-    /// The rendered pod's fence and policies hold.
-    Fenced,
-    /// The harness ended with an error.
-    HarnessFailed,
-    /// The pod was lost after the harness started; it is not run again without a checkpoint.
-    Interrupted,
-    /// A field's value can't be used, though the schema admits it.
-    InvalidSpec,
-    /// No fence was asked for.
-    Unconfined,
-    /// A field whose feature this release doesn't have.
-    NotImplemented,
-    /// The newest tip is fetched; nothing is applied in this mode.
-    Observed,
-    /// The live pod differs from what the pool rendered.
-    PodNotAsRendered,
-    /// The named AgentPool doesn't exist.
-    PoolNotFound,
-    /// The pool has as many sessions as it may.
-    PoolFull,
-    /// Warm pods are there.
-    PoolReady,
-    /// The pool's first warm pods are starting.
-    PoolWarming,
-    /// Work is under way.
-    Progressing,
-    /// More than half of a source's sessions and pools would be deleted.
-    PruneGuard,
-    /// The session's process runs.
-    Running,
-    /// The sandbox has ended by itself.
-    SandboxEnded,
-    /// A claim waits for its sandbox.
-    SandboxPending,
-    /// Five binds failed within two minutes; claims wait.
-    SandboxesDoNotAttach,
-    /// The edit takes effect with a new `task.runID`.
-    SpecEdited,
-    /// The harness is being started.
-    Starting,
-    /// Postgres is not there.
-    StoreUnavailable,
-    /// `spec.suspend` is set.
-    Suspended,
-    /// `lifecycle.maxDuration` has passed.
-    TimedOut,
-    /// The object's finished work was released.
-    Released,
-    /// The ServiceAccount berth-sync is missing or may not apply.
-    SyncForbidden,
-    /// The branch's new tip isn't a descendant of the old one.
-    Rewound,
+named! {
+    /// Types of conditions on our kinds.
+    ConditionType {
+        /// A credential's grant is in force (CredentialBinding).
+        Active,
+        /// A binding has the evidence that policy asks for.
+        Approved,
+        /// The session's process runs.
+        Available,
+        /// The session has spent its budget.
+        BudgetExhausted,
+        /// Which guarantees hold about what leaves the pool's pods.
+        Confined,
+        /// Every required credential of the session is granted.
+        CredentialsReady,
+        /// The world matches the spec.
+        Ready,
+        /// Work is under way. Present only while `True`.
+        Reconciling,
+        /// The session continued from a checkpoint.
+        Resumed,
+        /// A sidecar acknowledged the session's assignment.
+        SandboxBound,
+        /// An edit of the spec waits for a new `task.runID`.
+        SpecPinned,
+        /// A person has to act. Present only while `True`.
+        Stalled,
+        /// The task ended, and how.
+        Succeeded,
+        /// The harness asks for input.
+        WaitingForInput,
+    }
+}
+
+named! {
+    /// Reasons of conditions and Events.
+    Reason {
+        /// Admission refused the rendered pod; the message quotes it.
+        AdmissionRefused,
+        /// All objects of the revision are applied.
+        Applied,
+        /// Some objects could not be applied; `status.errors` lists them.
+        AppliedWithErrors,
+        /// A sidecar acknowledged the assignment.
+        Bound,
+        /// No acknowledgement within the deadline; the next incarnation follows.
+        BindDeadlineExceeded,
+        /// The task ended with exit status 0.
+        Completed,
+        /// The git server could not be reached or refused.
+        FetchFailed,
+        /// The rendered pod's fence and policies hold.
+        Fenced,
+        /// The harness ended with an error.
+        HarnessFailed,
+        /// The pod was lost after the harness started; it is not run again without a checkpoint.
+        Interrupted,
+        /// A field's value can't be used, though the schema admits it.
+        InvalidSpec,
+        /// No fence was asked for.
+        Unconfined,
+        /// A field whose feature this release doesn't have.
+        NotImplemented,
+        /// The newest tip is fetched; nothing is applied in this mode.
+        Observed,
+        /// The live pod differs from what the pool rendered.
+        PodNotAsRendered,
+        /// The named AgentPool doesn't exist.
+        PoolNotFound,
+        /// The pool has as many sessions as it may.
+        PoolFull,
+        /// Warm pods are there.
+        PoolReady,
+        /// The pool's first warm pods are starting.
+        PoolWarming,
+        /// Work is under way.
+        Progressing,
+        /// More than half of a source's sessions and pools would be deleted.
+        PruneGuard,
+        /// The session's process runs.
+        Running,
+        /// The sandbox has ended by itself.
+        SandboxEnded,
+        /// A claim waits for its sandbox.
+        SandboxPending,
+        /// Five binds failed within two minutes; claims wait.
+        SandboxesDoNotAttach,
+        /// The edit takes effect with a new `task.runID`.
+        SpecEdited,
+        /// The harness is being started.
+        Starting,
+        /// Postgres is not there.
+        StoreUnavailable,
+        /// `spec.suspend` is set.
+        Suspended,
+        /// `lifecycle.maxDuration` has passed.
+        TimedOut,
+        /// The object's finished work was released.
+        Released,
+        /// The ServiceAccount berth-sync is missing or may not apply.
+        SyncForbidden,
+        /// The branch's new tip isn't a descendant of the old one.
+        Rewound,
+    }
 }
 
 /// One condition as wanted, before it is merged into a status.
@@ -181,6 +163,25 @@ impl Wanted {
         }
     }
 
+    /// The condition as it stands, so that it is wanted again; `None` for a type or reason of another release.
+    pub fn from_condition(condition: &Condition) -> Option<Self> {
+        let status = ["True", "False", "Unknown"]
+            .into_iter()
+            .find(|status| *status == condition.status)?;
+        Some(Self {
+            type_: ConditionType::ALL
+                .iter()
+                .copied()
+                .find(|type_| type_.as_str() == condition.type_)?,
+            status,
+            reason: Reason::ALL
+                .iter()
+                .copied()
+                .find(|reason| reason.as_str() == condition.reason)?,
+            message: condition.message.clone(),
+        })
+    }
+
     /// A condition that is not known yet.
     pub fn unknown(type_: ConditionType, reason: Reason, message: impl Into<String>) -> Self {
         Self {
@@ -215,9 +216,7 @@ pub fn merge(old: &[Condition], wanted: &[Wanted], generation: i64, now: &Time) 
 
 /// The condition of that type, if the status has it.
 pub fn find(conditions: &[Condition], type_: ConditionType) -> Option<&Condition> {
-    conditions
-        .iter()
-        .find(|condition| condition.type_ == type_.as_str())
+    conditions.iter().find(|condition| condition.type_ == type_.as_str())
 }
 
 /// Longest message of a condition: a screenful; the API allows 32 KiB.

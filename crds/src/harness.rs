@@ -12,7 +12,7 @@ use crate::schema;
     ("self.kind != 'Custom' || (has(self.command) && size(self.command) > 0)", "a Custom harness needs command"),
 ])))]
 pub struct Harness {
-    /// Which agent program it is. This release runs `Custom`.
+    /// Which agent program it is: `ClaudeCode`, `Codex`, `Hermes`, `OpenCode` or `Custom`. This release runs `Custom`.
     pub kind: HarnessKind,
 
     /// Image of the agent container. The runner is added to it; the image needs glibc and a user 1000.

@@ -2,7 +2,10 @@
 //!
 //! Types only: no client, no clock, no IO. [`all`] gives the CustomResourceDefinitions; `charts/berth-crds` is
 //! generated from it and a test fails when the two differ. Field documentation here is what `kubectl explain` prints.
-#![expect(clippy::duplicated_attributes, reason = "each selectable field and printer column is one of the same name")]
+#![expect(
+    clippy::duplicated_attributes,
+    reason = "each selectable field and printer column is one of the same name"
+)]
 
 mod binding;
 pub mod condition;
@@ -15,30 +18,28 @@ mod session;
 mod source;
 
 pub use binding::{
-    Approval, AwsSigV4, BasicInjection, Credential, CredentialBinding, CredentialBindingSpec,
-    CredentialBindingStatus, CredentialSource, Empty, GitAccess, GitHubApp, GitRoute, Grant, HeaderInjection,
-    Injection, KeyRef, LiteLLMKey, OAuth2, Operator, Revocation, Route, SelectorRequirement, SessionSelector,
-    Stub, Subjects, ValueInjection,
+    Approval, AwsSigV4, BasicInjection, Credential, CredentialBinding, CredentialBindingSpec, CredentialBindingStatus,
+    CredentialSource, Empty, GitAccess, GitHubApp, GitRoute, Grant, HeaderInjection, Injection, KeyRef, LiteLLMKey,
+    OAuth2, Operator, Revocation, Route, SelectorRequirement, SessionSelector, Stub, Subjects, ValueInjection,
 };
 pub use condition::{ConditionType, Reason};
 pub use harness::{Harness, HarnessKind};
 pub use policy::{
-    AllowRule, DenyRule, Evidence, GrantPolicy, GrantPolicySpec, GrantPolicyStatus, Match, OnStale,
-    Repositories, Require, Review, SessionDelivery, SourceSet, StaleAction,
+    AllowRule, DenyRule, Evidence, GrantPolicy, GrantPolicySpec, GrantPolicyStatus, Match, OnStale, Repositories,
+    Require, Review, SessionDelivery, SourceSet, StaleAction,
 };
 pub use pool::{
-    AgentPool, AgentPoolSpec, AgentPoolStatus, ColdStart, Confinement, EgressRoute, Gateway, PoolEgress,
-    SecretName, Workspace,
+    AgentPool, AgentPoolSpec, AgentPoolStatus, ColdStart, Confinement, EgressRoute, Gateway, PoolEgress, SecretName,
+    Workspace,
 };
 pub use schema::all;
 pub use session::{
     AgentSession, AgentSessionSpec, AgentSessionStatus, Budget, CredentialUse, EnvVar, LaunchType, Lifecycle,
-    OnInterrupt, Phase, PoolRef, PullRequest, Repository, Resume, SandboxStatus, SessionResult, SourceStatus,
-    Spend, Task, TaskMode,
+    OnInterrupt, Phase, PoolRef, PullRequest, Repository, Resume, SandboxStatus, SessionResult, SourceStatus, Spend,
+    Task, TaskMode,
 };
 pub use source::{
-    GitRef, GitSource, GitSourceSpec, GitSourceStatus, LocalSecretRef, SourceError, SourceMode, Verify,
-    Webhook,
+    GitRef, GitSource, GitSourceSpec, GitSourceStatus, LocalSecretRef, SourceError, SourceMode, Verify, Webhook,
 };
 
 /// API group of every kind here.

@@ -202,10 +202,12 @@ pub struct Require {
 
     /// Whether the session too must come from git.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "SessionDelivery")]
     pub session_delivery: Option<SessionDelivery>,
 
     /// The least confinement of the session's pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Confinement")]
     pub min_confined: Option<Confinement>,
 
     /// Images that the session's pool may run, as prefixes or digests.
@@ -235,7 +237,7 @@ pub struct Review {
     #[schemars(schema_with = "schema::teams")]
     pub teams: Vec<String>,
 
-    /// Whether the author's own approval counts; it doesn't when left out.
+    /// Whether the author's own approval is left out of the count; true when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forbid_self_approval: Option<bool>,
 }

@@ -26,6 +26,7 @@ use crate::schema;
     status = "AgentPoolStatus",
     derive = "PartialEq",
     doc = "Warm sandboxes of one shape, and how sessions use them.",
+    selectable = ".spec.harness.kind",
     printcolumn(
         name = "Ready",
         type_ = "string",
@@ -42,12 +43,7 @@ use crate::schema;
         json_path = ".status.conditions[?(@.type==\"Ready\")].reason",
         priority = 1
     ),
-    printcolumn(
-        name = "Current",
-        type_ = "string",
-        json_path = ".status.current",
-        priority = 1
-    ),
+    printcolumn(name = "Current", type_ = "string", json_path = ".status.current", priority = 1),
     printcolumn(
         name = "Message",
         type_ = "string",
@@ -66,6 +62,7 @@ pub struct AgentPoolSpec {
 
     /// `Allow` (default) starts a pod when none waits; `Wait` lets the session wait.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "ColdStart")]
     pub cold_start: Option<ColdStart>,
 
     /// How many sessions may hold a sandbox at once; without a limit when left out.
@@ -101,6 +98,7 @@ pub struct AgentPoolSpec {
 
     /// What keeps the agent from going round the sidecar: `Fence` (default), `NetworkPolicy` or `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Confinement")]
     pub confinement: Option<Confinement>,
 
     /// ConfigMap, in this namespace, with certificates (key `ca.crt`) that upstreams are verified with besides the
@@ -248,6 +246,11 @@ pub struct AgentPoolStatus {
     #[schemars(schema_with = "schema::pair_names")]
     pub draining: Vec<String>,
 
+    /// SHA-256 of each pair's pod spec as rendered, by the pair's name: what live pods are compared with.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "schema::renderings")]
+    pub renderings: BTreeMap<String, String>,
+
     /// Sandboxes that wait, as `2/3`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warm: Option<String>,
@@ -258,6 +261,7 @@ pub struct AgentPoolStatus {
 
     /// What keeps the agent from going round the sidecar.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Confinement")]
     pub confinement: Option<Confinement>,
 
     /// The value of annotation `reconcile.fluxcd.io/requestedAt` that was handled last.

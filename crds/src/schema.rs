@@ -4,7 +4,7 @@
 //! `default:` inside list items, as Argo CD would show a difference for ever (research/gitops.md §0.6).
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
-    CustomResourceDefinition, JSON, JSONSchemaProps, ValidationRule,
+    CustomResourceDefinition, JSON, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool, ValidationRule,
 };
 use kube::CustomResourceExt;
 use schemars::{Schema, SchemaGenerator, json_schema};
@@ -26,8 +26,8 @@ pub fn all() -> Vec<CustomResourceDefinition> {
     .collect()
 }
 
-/// Adds what the derive can't say: the status default that kstatus needs, the rule on names, and the annotation that
-/// keeps Flux from substituting `${…}` in descriptions.
+/// Adds what the derive can't say: the status default that kstatus needs, the rule on names, descriptions that
+/// `kubectl explain` wraps by itself, and the annotation that keeps Flux from substituting `${…}` in them.
 fn finish(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
     let annotations = crd.metadata.annotations.get_or_insert_default();
     annotations.insert("helm.sh/resource-policy".to_owned(), "keep".to_owned());
@@ -44,6 +44,7 @@ fn finish(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
             continue;
         };
         root.x_kubernetes_validations = Some(vec![name_rule()]);
+        unwrap_descriptions(root);
         if let Some(status) = root
             .properties
             .as_mut()
@@ -53,6 +54,30 @@ fn finish(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
         }
     }
     crd
+}
+
+/// Joins the lines of a paragraph: the source's line width is not the reader's.
+fn unwrap_descriptions(schema: &mut JSONSchemaProps) {
+    if let Some(text) = &mut schema.description {
+        let paragraphs: Vec<String> = text
+            .split("\n\n")
+            .map(|paragraph| paragraph.replace('\n', " "))
+            .collect();
+        *text = paragraphs.join("\n\n");
+    }
+    for property in schema
+        .properties
+        .iter_mut()
+        .flat_map(|properties| properties.values_mut())
+    {
+        unwrap_descriptions(property);
+    }
+    if let Some(JSONSchemaPropsOrArray::Schema(items)) = &mut schema.items {
+        unwrap_descriptions(items);
+    }
+    if let Some(JSONSchemaPropsOrBool::Schema(values)) = &mut schema.additional_properties {
+        unwrap_descriptions(values);
+    }
 }
 
 fn finish_status(status: &mut JSONSchemaProps) {
@@ -92,10 +117,7 @@ pub(crate) fn unique_names() -> Value {
 pub(crate) fn exactly_one(fields: &[&str]) -> Value {
     let set: Vec<String> = fields.iter().map(|field| format!("has(self.{field})")).collect();
     let rule = format!("[{}].filter(x, x).size() == 1", set.join(", "));
-    rules(&[(
-        &rule,
-        &format!("exactly one of {} must be set", fields.join(", ")),
-    )])
+    rules(&[(&rule, &format!("exactly one of {} must be set", fields.join(", ")))])
 }
 
 /// Rules on a binding's subjects.
@@ -184,6 +206,9 @@ schemas! {
     labels => json_schema!({
         "type": "object", "maxProperties": 16, "additionalProperties": {"type": "string", "maxLength": 63},
     });
+    renderings => json_schema!({
+        "type": "object", "maxProperties": 8, "additionalProperties": {"type": "string", "maxLength": 64},
+    });
     label_values => list(&json_schema!({"type": "string", "maxLength": 63}), 0, 16);
 
     // Containers.
@@ -211,9 +236,9 @@ schemas! {
     money => text(r"^(0|[1-9][0-9]{0,8})(\.[0-9]{1,6})?$", 16);
 
     // Git.
-    http_url => url_schema("^https?://[^/?#@]+(/.*)?$", "an https or http URL without user, password, query or fragment");
-    https_url => url_schema("^https://[^/?#@]+(/.*)?$", "an https URL without user, password, query or fragment");
-    git_url => url_schema("^(https?://[^/?#@]+|ssh://([A-Za-z0-9._-]+@)?[^/?#@]+)/.+$", "an https, http or ssh URL; user and password belong into the Secret");
+    http_url => url_schema("^https?://[^-/?#@][^/?#@]*(/[^?#]*)?$", "an https or http URL without user, password, query or fragment");
+    https_url => url_schema("^https://[^-/?#@][^/?#@]*(/[^?#]*)?$", "an https URL without user, password, query or fragment");
+    git_url => url_schema("^(https?://|ssh://([A-Za-z0-9._][A-Za-z0-9._-]*@)?)[^-/?#@][^/?#@]*/[^?#]+$", "an https, http or ssh URL; user and password belong into the Secret");
     git_ref => ruled(255, &[
         ("!self.startsWith('-') && !self.startsWith('/') && !self.endsWith('/') && !self.endsWith('.lock') && !self.contains('..') && !self.contains('//') && !self.contains('@{') && self.matches('^[^\\\\x00-\\\\x20~^:?*\\\\[\\\\\\\\\\\\x7f]+$')", "must be a valid git ref name that doesn't begin with '-'"),
     ]);
@@ -235,7 +260,7 @@ schemas! {
     host_patterns => list(&host(), 1, 64);
     ports => list(&json_schema!({"type": "integer", "format": "int32", "minimum": 1, "maximum": 65535}), 0, 16);
     methods => list(&text("^[A-Z][A-Z-]*$", 20), 0, 16);
-    paths => list(&ruled(1024, &[
+    paths => list(&ruled(512, &[
         ("self.startsWith('/') && !self.contains('//') && !self.contains('/../') && !self.contains('/./') && !self.contains('?') && !self.contains('#') && !self.contains('%') && !self.endsWith('/..') && !self.endsWith('/.')", "a path begins with '/' and has no '//', '.', '..', '%', '?' or '#'"),
     ]), 0, 64);
     header_name => text(TOKEN, 64);

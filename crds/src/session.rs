@@ -43,12 +43,7 @@ use crate::schema;
         json_path = ".status.conditions[?(@.type==\"Ready\")].reason",
         priority = 1
     ),
-    printcolumn(
-        name = "Commit",
-        type_ = "string",
-        json_path = ".status.source.commit",
-        priority = 1
-    ),
+    printcolumn(name = "Commit", type_ = "string", json_path = ".status.source.commit", priority = 1),
     printcolumn(
         name = "Message",
         type_ = "string",
@@ -117,6 +112,7 @@ pub struct Task {
 
     /// `RunToCompletion` (default) ends with the harness; `Interactive` waits for more input.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "TaskMode")]
     pub mode: Option<TaskMode>,
 
     /// The author's name for this run. A new value runs the task again, with the spec as it is then.
@@ -126,6 +122,7 @@ pub struct Task {
 
     /// What happens when the pod is lost while the harness runs: `Resume` from a checkpoint or `Report` it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "OnInterrupt")]
     pub on_interrupt: Option<OnInterrupt>,
 
     /// How often a failed task is run again.
@@ -261,6 +258,7 @@ pub struct AgentSessionStatus {
 
     /// For people only; programs read the conditions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Phase")]
     pub phase: Option<Phase>,
 
     /// The session's state in conditions; `Ready` says whether the world matches the spec.
@@ -326,9 +324,7 @@ pub struct AgentSessionStatus {
 }
 
 /// Where a session stands, for people.
-#[derive(
-    Clone, Copy, Debug, Default, Deserialize, Eq, Hash, JsonSchema, Ord, PartialEq, PartialOrd, Serialize,
-)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Hash, JsonSchema, Ord, PartialEq, PartialOrd, Serialize)]
 pub enum Phase {
     /// No sandbox is bound yet.
     #[default]
@@ -346,6 +342,16 @@ pub enum Phase {
 }
 
 impl Phase {
+    /// Every phase.
+    pub const ALL: &[Self] = &[
+        Self::Pending,
+        Self::Bound,
+        Self::Running,
+        Self::Succeeded,
+        Self::Failed,
+        Self::Suspended,
+    ];
+
     /// The name in the API.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -382,10 +388,14 @@ pub struct SandboxStatus {
     pub pod_uid: Option<String>,
     /// Whether the pod was waiting or had to be started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "LaunchType")]
     pub launch_type: Option<LaunchType>,
     /// DNS name of the sandbox, where it has one.
     #[serde(default, rename = "serviceFQDN", skip_serializing_if = "Option::is_none")]
     pub service_fqdn: Option<String>,
+    /// SHA-256 of the key that the sidecar proved; another key for this pod is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream_key: Option<String>,
     /// When the claim was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claimed_at: Option<Time>,
@@ -405,6 +415,16 @@ pub enum LaunchType {
     Warm,
     /// A pod was started for this session.
     Cold,
+}
+
+impl LaunchType {
+    /// The name in the API.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Warm => "warm",
+            Self::Cold => "cold",
+        }
+    }
 }
 
 /// A checkpoint that was restored.

@@ -21,6 +21,7 @@ use crate::schema;
     status = "GitSourceStatus",
     derive = "PartialEq",
     doc = "A branch of a git repository. Its AgentSessions, AgentPools and CredentialBindings are applied in this namespace.",
+    selectable = ".spec.url",
     printcolumn(name = "URL", type_ = "string", json_path = ".spec.url"),
     printcolumn(
         name = "Ready",
@@ -86,6 +87,7 @@ pub struct GitSourceSpec {
 
     /// `Apply` (default), or `Observe` when Flux or Argo CD applies and Berth only looks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "SourceMode")]
     pub mode: Option<SourceMode>,
 
     /// Delete what has left the branch. False leaves sessions and pools alone; bindings that left go at once, always.

@@ -1,4 +1,5 @@
-//! The generated chart equals the types, every kind is bounded, and each example parses.
+//! The generated chart equals the types, every kind is bounded, and each good manifest fits the types. What the API
+//! server says of the good and the bad ones, `tests/manifests/check` asks it.
 #![cfg(test)]
 
 use std::fs;
@@ -57,14 +58,10 @@ fn walk(schema: &serde_json::Value, path: &str, unbounded: &mut Vec<String>) {
     }
     let missing = match schema["type"].as_str() {
         Some("string") => {
-            schema.get("maxLength").is_none()
-                && schema.get("enum").is_none()
-                && schema.get("format").is_none()
+            schema.get("maxLength").is_none() && schema.get("enum").is_none() && schema.get("format").is_none()
         }
         Some("array") => schema.get("maxItems").is_none(),
-        Some("object") if schema.get("additionalProperties").is_some() => {
-            schema.get("maxProperties").is_none()
-        }
+        Some("object") if schema.get("additionalProperties").is_some() => schema.get("maxProperties").is_none(),
         _ => false,
     };
     if missing {
@@ -94,9 +91,7 @@ fn defaults_in_items(schema: &serde_json::Value, inside: bool) -> bool {
     schema["properties"]
         .as_object()
         .is_some_and(|all| all.values().any(|property| defaults_in_items(property, inside)))
-        || schema
-            .get("items")
-            .is_some_and(|items| defaults_in_items(items, true))
+        || schema.get("items").is_some_and(|items| defaults_in_items(items, true))
 }
 
 #[test]
@@ -112,4 +107,44 @@ fn every_field_of_a_spec_is_documented() {
             );
         }
     }
+}
+
+#[test]
+fn good_manifests_fit_the_types() {
+    let files = manifests("good");
+    assert!(files.len() >= 8, "there are {}", files.len());
+    for (path, text) in files {
+        let value: serde_json::Value = serde_saphyr::from_str(&text).expect("a manifest is YAML");
+        let error = match value["kind"].as_str() {
+            Some("AgentPool") => serde_json::from_value::<berth_crds::AgentPool>(value).err(),
+            Some("AgentSession") => serde_json::from_value::<berth_crds::AgentSession>(value).err(),
+            Some("CredentialBinding") => serde_json::from_value::<berth_crds::CredentialBinding>(value).err(),
+            Some("GitSource") => serde_json::from_value::<berth_crds::GitSource>(value).err(),
+            Some("GrantPolicy") => serde_json::from_value::<berth_crds::GrantPolicy>(value).err(),
+            kind => panic!("{}: kind {kind:?}", path.display()),
+        };
+        assert!(error.is_none(), "{}: {error:?}", path.display());
+    }
+}
+
+#[test]
+fn bad_manifests_say_what_they_expect() {
+    let files = manifests("bad");
+    assert!(files.len() >= 40, "there are {}", files.len());
+    for (path, text) in files {
+        let expected = text.lines().next().and_then(|line| line.strip_prefix("# expect: "));
+        assert!(
+            expected.is_some_and(|expected| expected.len() > 10),
+            "{}",
+            path.display()
+        );
+    }
+}
+
+fn manifests(folder: &str) -> Vec<(PathBuf, String)> {
+    let folder = fs::read_dir(root().join("tests/manifests").join(folder)).expect("the folder can be read");
+    let paths = folder.map(|entry| entry.expect("an entry can be read").path());
+    paths
+        .map(|path| (path.clone(), fs::read_to_string(&path).expect("the file can be read")))
+        .collect()
 }

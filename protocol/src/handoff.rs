@@ -23,7 +23,7 @@ pub const SOCKET_NAME: &str = "runner.sock";
 #[serde(tag = "type", rename_all = "camelCase")]
 pub enum ToRunner {
     /// What to run. The runner prepares and answers [`FromRunner::Ready`]; it starts nothing yet.
-    Assignment(Assignment),
+    Assignment(Box<Assignment>),
     /// The session's status names this pod: start the harness now.
     Start,
     /// End the harness: SIGTERM, and SIGKILL after `grace_seconds`.

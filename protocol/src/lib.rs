@@ -8,6 +8,9 @@ pub mod handoff;
 /// Messages of the control stream, generated from `proto/berth/control/v1/control.proto`.
 pub mod control {
     #![expect(
+        clippy::allow_attributes,
+        clippy::allow_attributes_without_reason,
+        clippy::large_enum_variant,
         clippy::pedantic,
         missing_docs,
         unused_qualifications,
