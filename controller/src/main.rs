@@ -1,2 +1,47 @@
-//! Placeholder.
-fn main() {}
+//! Parses the command line and dispatches.
+
+use std::process::ExitCode;
+
+use berth_controller::cli::{Cli, Command};
+use berth_controller::{git, run, store, telemetry};
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    telemetry::start(&cli.log);
+    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
+        tracing::error!("another TLS provider is installed");
+        return ExitCode::FAILURE;
+    }
+    let done = match cli.command {
+        Command::Run(args) => block_on(run::run(*args)),
+        Command::Migrate(args) => block_on(migrate(args.database_url)),
+        Command::Fetch => return git::fetch::child(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "stopped");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?
+        .block_on(work)
+}
+
+async fn migrate(url: Option<String>) -> anyhow::Result<()> {
+    let Some(url) = url else {
+        tracing::info!("no database is configured; nothing to migrate");
+        return Ok(());
+    };
+    match store::migrate(&url).await? {
+        store::Migrated::Done => tracing::info!("the schema is up to date"),
+        store::Migrated::Unreachable => tracing::warn!("the database doesn't answer; the controller migrates later"),
+    }
+    Ok(())
+}

@@ -1,1 +1,14 @@
-//! Placeholder.
+//! What the end-to-end tests share: a team's namespace on the running cluster, its repository on the forge, and waits
+//! that are watches.
+//!
+//! In: the environment that `tests/cluster/cluster env` prints. Every test makes its own namespace, so that tests run
+//! beside each other; nothing here is a stand-in.
+
+pub mod cluster;
+pub mod forge;
+pub mod node;
+pub mod team;
+
+pub use cluster::{Cluster, cluster};
+pub use forge::Repository;
+pub use team::{Team, session_yaml};

@@ -1,0 +1,106 @@
+//! Command line and environment: the one place that reads either.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Keeps agent sessions in lockstep with git.
+#[derive(Debug, Parser)]
+#[command(name = "berth-controller", version)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// How to log.
+    #[command(flatten)]
+    pub log: Log,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve: reconcile while holding the Lease, stand by otherwise.
+    Run(Box<Run>),
+    /// Bring the database's schema up to date, as its owner.
+    Migrate(Migrate),
+    /// Fetch one source: a request on standard input, an answer on standard output. Started by `run`.
+    Fetch,
+}
+
+/// How to log.
+#[derive(Clone, Debug, Args)]
+pub struct Log {
+    /// Filter, in tracing's syntax.
+    #[arg(long, env = "BERTH_LOG", default_value = "info", global = true)]
+    pub log: String,
+    /// Format of a line.
+    #[arg(long, env = "BERTH_LOG_FORMAT", default_value = "json", global = true)]
+    pub log_format: LogFormat,
+}
+
+/// Format of a line of the log.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Pretty,
+}
+
+/// `run`.
+#[derive(Clone, Debug, Args)]
+pub struct Run {
+    /// Namespace that Berth runs in.
+    #[arg(long, env = "BERTH_NAMESPACE")]
+    pub namespace: String,
+    /// Name of this pod.
+    #[arg(long, env = "BERTH_POD_NAME")]
+    pub pod_name: String,
+    /// Image of the sidecar and of the fence.
+    #[arg(long, env = "BERTH_SIDECAR_IMAGE")]
+    pub sidecar_image: String,
+    /// Image that the runner is copied from.
+    #[arg(long, env = "BERTH_RUNNER_IMAGE")]
+    pub runner_image: String,
+    /// `Always`, `IfNotPresent` or `Never`.
+    #[arg(long, env = "BERTH_IMAGE_PULL_POLICY", default_value = "IfNotPresent",
+        value_parser = ["Always", "IfNotPresent", "Never"])]
+    pub image_pull_policy: String,
+    /// URL of the control stream, as pods reach it.
+    #[arg(long, env = "BERTH_CONTROL_URL")]
+    pub control_url: String,
+    /// PostgreSQL of the record; without it no record is kept.
+    #[arg(long, env = "BERTH_DATABASE_URL", hide_env_values = true)]
+    pub database_url: Option<String>,
+    /// Health and webhooks.
+    #[arg(long, env = "BERTH_HTTP_ADDRESS", default_value = "0.0.0.0:8080")]
+    pub http_address: SocketAddr,
+    /// Control streams.
+    #[arg(long, env = "BERTH_CONTROL_ADDRESS", default_value = "0.0.0.0:8443")]
+    pub control_address: SocketAddr,
+    /// Metrics.
+    #[arg(long, env = "BERTH_METRICS_ADDRESS", default_value = "0.0.0.0:9090")]
+    pub metrics_address: SocketAddr,
+    /// Folder for clones.
+    #[arg(long, env = "BERTH_CACHE_DIR", default_value = "/var/cache/berth")]
+    pub cache_dir: PathBuf,
+}
+
+/// `migrate`.
+#[derive(Clone, Debug, Args)]
+pub struct Migrate {
+    /// PostgreSQL as the owner of the schema; without it there is nothing to do.
+    #[arg(long, env = "BERTH_MIGRATE_DATABASE_URL", hide_env_values = true)]
+    pub database_url: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

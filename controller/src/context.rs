@@ -1,0 +1,115 @@
+//! What the reconcilers share: clients, stores, streams and the clock; assembled by `run`.
+
+use std::sync::Arc;
+
+use berth_crds::AgentSession;
+use jiff::Timestamp;
+use kube::Client;
+
+use crate::control::identity::Prover;
+use crate::control::registry::Registry;
+use crate::control::session_link::SessionsOnPods;
+use crate::events::Events;
+use crate::git::reconcile::Sources;
+use crate::lease::Leadership;
+use crate::metrics::Metrics;
+use crate::pool::reconcile::Pools;
+use crate::session::runs::Runs;
+use crate::session::written::Written;
+use crate::settings::Settings;
+use crate::store::events::EventWriter;
+use crate::store::revision::RevisionRow;
+use crate::store::session::SessionRow;
+use crate::store::writer::ProjectionWriter;
+use crate::watch::{Caches, Queues};
+
+/// What the reconcilers share.
+pub struct Context {
+    /// Client with this process's own rights.
+    pub client: Client,
+    /// The stores.
+    pub caches: Arc<Caches>,
+    /// The queues.
+    pub queues: Queues,
+    /// Attached streams.
+    pub registry: Registry,
+    /// Proves identities.
+    pub prover: Prover,
+    /// Which session each pod was assigned to.
+    pub sessions_on_pods: SessionsOnPods,
+    /// What runners told.
+    pub runs: Runs,
+    /// What is remembered of pools.
+    pub pools: Pools,
+    /// Sessions as just written.
+    pub written: Written,
+    /// What is remembered of sources.
+    pub sources: Sources,
+    /// Rows of sessions and revisions for Postgres.
+    pub projection: ProjectionWriter,
+    /// Events for Postgres.
+    pub event_writer: EventWriter,
+    /// Kubernetes Events.
+    pub events: Events,
+    /// Metrics.
+    pub metrics: Arc<Metrics>,
+    /// What the install decided.
+    pub settings: Settings,
+    /// Whether this replica leads.
+    pub leadership: Leadership,
+    /// The clock.
+    pub clock: Clock,
+    /// CA bundle that pods verify the control stream with.
+    pub ca_bundle: String,
+    /// Since when this leader serves.
+    pub serving_since: Timestamp,
+}
+
+/// Another replica leads, or may lead by now.
+#[derive(Debug, thiserror::Error)]
+#[error("the Lease isn't held")]
+pub struct NotLeading;
+
+impl Context {
+    /// Looks at the Lease's clock; before every write and push.
+    pub fn check_leading(&self) -> Result<(), NotLeading> {
+        if self.leadership.is_held() {
+            Ok(())
+        } else {
+            Err(NotLeading)
+        }
+    }
+
+    /// Since when this leader serves streams.
+    pub fn serving_since(&self) -> Timestamp {
+        self.serving_since
+    }
+
+    /// Tells Postgres of a source's tip, when it is there.
+    pub fn record_revision(&self, row: RevisionRow) {
+        self.projection.put_revision(row);
+    }
+
+    /// Changes whenever events may have become acknowledgeable.
+    pub fn projection_commits(&self) -> tokio::sync::watch::Receiver<()> {
+        self.event_writer.commits()
+    }
+
+    /// Projects a session into Postgres, when it is there.
+    pub fn record_session(&self, session: &AgentSession) {
+        if let Some(row) = SessionRow::from_session(session) {
+            self.projection.put(row);
+        }
+    }
+}
+
+/// Reads the wall clock, in one place.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Clock;
+
+impl Clock {
+    /// The time now.
+    pub fn now(self) -> Timestamp {
+        Timestamp::now()
+    }
+}

@@ -1,0 +1,29 @@
+//! git → session → sandbox → grant → store → http: the controller, in the data's order.
+//!
+//! [`git`] turns commits into objects, [`pool`] turns pools into warm sandboxes, [`session`] binds sessions to them
+//! over [`control`] streams, [`store`] keeps the record, [`http`] answers people and forges. [`run`] wires it.
+
+pub mod git;
+
+pub mod pool;
+
+pub mod session;
+
+pub mod sandbox;
+
+pub mod control;
+
+pub mod store;
+
+pub mod http;
+
+pub mod cli;
+pub mod context;
+pub mod events;
+pub mod lease;
+pub mod metrics;
+pub mod run;
+pub mod settings;
+pub mod telemetry;
+pub mod watch;
+pub mod work;

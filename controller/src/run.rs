@@ -1,0 +1,326 @@
+//! Wiring of `run`: clients, stores, listeners; then wait for the Lease, reconcile while it is held, and end.
+//!
+//! A replica that loses the Lease ends its process: nothing of a former leader is left to act (DESIGN §2).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, ListParams, Patch, PatchParams};
+use kube::{Client, ResourceExt};
+use sqlx::PgPool;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::cli::Run;
+use crate::context::{Clock, Context};
+use crate::control::identity::Prover;
+use crate::control::listen;
+use crate::control::registry::Registry;
+use crate::control::server::ControlService;
+use crate::control::session_link::SessionsOnPods;
+use crate::control::tls::{self, Material};
+use crate::events::{self, Events};
+use crate::git::reconcile::Sources;
+use crate::lease::{Elector, Leadership};
+use crate::metrics::Metrics;
+use crate::session::runs::Runs;
+use crate::session::written::Written;
+use crate::settings::{Deadlines, Settings};
+use crate::store::events::{EventQueue, EventWriter};
+use crate::store::session::SessionRow;
+use crate::store::writer::ProjectionWriter;
+use crate::watch::{Caches, Name, Queues};
+use crate::{git, http, pool, session, store, work};
+
+/// Runs until SIGTERM or the loss of the Lease.
+pub async fn run(args: Run) -> anyhow::Result<()> {
+    let client = Client::try_default().await.context("failed to find the API server")?;
+    let now = Clock.now();
+    let material = tls::load(&client, &args.namespace, now).await?;
+    let (cancel, tracker) = (CancellationToken::new(), TaskTracker::new());
+    tracker.spawn(cancel_at_signal(cancel.clone())?);
+    let identity = format!("{}_{:08x}", args.pod_name, rand::random::<u32>());
+    let (elector, leadership) = Elector::new(client.clone(), &args.namespace, identity);
+    let mut replica = Replica {
+        database: args.database_url.as_deref().map(store::open).transpose()?,
+        queues: Queues::default(),
+        metrics: Arc::new(Metrics::default()),
+        context: watch::Sender::new(None),
+        ready: watch::Sender::new(false),
+        client,
+        leadership,
+        args,
+        cancel,
+        tracker,
+    };
+    replica.listen(&material).await?;
+    let caches = Caches::start(&replica.client, &replica.queues, &replica.tracker, &replica.cancel);
+    let led = replica.serve(elector, caches, &material).await;
+    replica.cancel.cancel();
+    replica.tracker.close();
+    if tokio::time::timeout(DRAIN, replica.tracker.wait()).await.is_err() {
+        tracing::warn!("tasks still ran after the drain time");
+    }
+    led
+}
+
+/// One replica, active or standing by.
+struct Replica {
+    client: Client,
+    args: Run,
+    database: Option<PgPool>,
+    queues: Queues,
+    metrics: Arc<Metrics>,
+    context: watch::Sender<Option<Arc<Context>>>,
+    ready: watch::Sender<bool>,
+    leadership: Leadership,
+    cancel: CancellationToken,
+    tracker: TaskTracker,
+}
+
+impl Replica {
+    /// Health, metrics and control streams answer on a standby too: each says what it is.
+    async fn listen(&mut self, material: &Material) -> anyhow::Result<()> {
+        let Run {
+            http_address,
+            metrics_address,
+            control_address,
+            ..
+        } = &self.args;
+        let bind = async |address| {
+            TcpListener::bind(address)
+                .await
+                .with_context(|| format!("failed to listen on {address}"))
+        };
+        let (public, metrics, control) = (
+            bind(http_address).await?,
+            bind(metrics_address).await?,
+            bind(control_address).await?,
+        );
+        let served = http::Served {
+            context: self.context.subscribe(),
+            ready: self.ready.subscribe(),
+            metrics: Arc::clone(&self.metrics),
+        };
+        self.tracker
+            .spawn(http::serve(public, http::public(served.clone()), self.cancel.clone()));
+        self.tracker
+            .spawn(http::serve(metrics, http::metrics(served), self.cancel.clone()));
+        let service = ControlService::new(self.context.subscribe());
+        self.tracker.spawn(listen::serve(
+            control,
+            Arc::clone(&material.server),
+            service,
+            self.cancel.clone(),
+        ));
+        Ok(())
+    }
+
+    /// Stands by, leads, and says why it ended.
+    async fn serve(&self, mut elector: Elector, caches: Arc<Caches>, material: &Material) -> anyhow::Result<()> {
+        tokio::select! {
+            () = self.cancel.cancelled() => return Ok(()),
+            filled = caches.ready() => filled.context("a store was closed")?,
+        }
+        self.ready.send_replace(true);
+        tracing::info!("standing by");
+        if !elector.acquire(&self.cancel).await {
+            return Ok(());
+        }
+        tracing::info!(epoch = self.leadership.epoch(), "leading");
+        // The Lease is renewed while everything else starts.
+        let (stopped, led) = tokio::join!(elector.hold(&self.cancel), async {
+            let led = self.lead(caches, material).await;
+            if led.is_err() {
+                self.cancel.cancel();
+            }
+            led
+        });
+        led?;
+        if !stopped {
+            bail!("the Lease is lost");
+        }
+        self.stand_down().await;
+        elector.release().await;
+        Ok(())
+    }
+
+    /// Reconciles stop before the Lease is given up, so that two never write.
+    async fn stand_down(&self) {
+        if let Some(context) = self.context.send_replace(None) {
+            context.registry.clear();
+        }
+        self.tracker.close();
+        drop(tokio::time::timeout(DRAIN, self.tracker.wait()).await);
+    }
+
+    async fn lead(&self, caches: Arc<Caches>, material: &Material) -> anyhow::Result<()> {
+        let runs = Runs::default();
+        let (event_writer, event_queue) = EventWriter::new(&runs);
+        let (events, event_log) = Events::new(&self.args.pod_name);
+        let context = Arc::new(Context {
+            client: self.client.clone(),
+            prover: Prover::new(self.client.clone()),
+            caches,
+            queues: self.queues.clone(),
+            registry: Registry::default(),
+            sessions_on_pods: SessionsOnPods::default(),
+            runs,
+            pools: pool::reconcile::Pools::default(),
+            sources: Sources::new(self.client.clone(), &self.args.cache_dir),
+            written: Written::default(),
+            projection: ProjectionWriter::default(),
+            event_writer,
+            events,
+            metrics: Arc::clone(&self.metrics),
+            settings: self.settings(),
+            leadership: self.leadership.clone(),
+            clock: Clock,
+            ca_bundle: material.ca.clone(),
+            serving_since: Timestamp::now(),
+        });
+        self.record(&context, event_queue);
+        self.tracker.spawn(events::write(self.client.clone(), event_log));
+        self.work(&context);
+        poke_all(&context);
+        self.context.send_replace(Some(context));
+        self.take_the_service().await.context("failed to label the active pod")
+    }
+
+    fn settings(&self) -> Settings {
+        Settings {
+            namespace: self.args.namespace.clone(),
+            sidecar_image: self.args.sidecar_image.clone(),
+            runner_image: self.args.runner_image.clone(),
+            image_pull_policy: self.args.image_pull_policy.clone(),
+            control_url: self.args.control_url.clone(),
+            deadlines: Deadlines::default(),
+        }
+    }
+
+    /// The record follows: every session once, then what changes.
+    fn record(&self, context: &Arc<Context>, event_queue: EventQueue) {
+        self.tracker
+            .spawn(event_queue.run(self.database.clone(), self.cancel.clone()));
+        let Some(database) = self.database.clone() else {
+            tracing::warn!("no database is configured: no record is kept");
+            return;
+        };
+        let epoch = i64::try_from(self.leadership.epoch()).unwrap_or(i64::MAX);
+        self.tracker
+            .spawn(context.projection.clone().run(database, epoch, self.cancel.clone()));
+        let sessions = context.caches.sessions.state();
+        context.projection.rebuild(
+            sessions
+                .iter()
+                .filter_map(|session| SessionRow::from_session(session))
+                .collect(),
+        );
+    }
+
+    fn work(&self, context: &Arc<Context>) {
+        let Queues {
+            sessions,
+            pools,
+            sources,
+            deleted,
+        } = self.queues.clone();
+        let (spawn, cancel) = (&self.tracker, &self.cancel);
+        let with = |context: &Arc<Context>| Arc::clone(context);
+        let it = with(context);
+        spawn.spawn(work::run(sessions, SESSIONS_AT_ONCE, cancel.clone(), move |name| {
+            session::reconcile(with(&it), name)
+        }));
+        let it = with(context);
+        spawn.spawn(work::run(pools, POOLS_AT_ONCE, cancel.clone(), move |name| {
+            pool::reconcile::reconcile(with(&it), name)
+        }));
+        let it = with(context);
+        spawn.spawn(work::run(sources, SOURCES_AT_ONCE, cancel.clone(), move |name| {
+            git::reconcile::reconcile(with(&it), name)
+        }));
+        let it = with(context);
+        spawn.spawn(work::run(
+            deleted,
+            SESSIONS_AT_ONCE,
+            cancel.clone(),
+            move |uid: String| std::future::ready(session::forget(&it, &uid)),
+        ));
+    }
+
+    /// The Service selects the label of the active replica: ours gets it, every other pod loses it.
+    async fn take_the_service(&self) -> Result<(), kube::Error> {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), &self.args.namespace);
+        let label = |value: serde_json::Value| {
+            Patch::Merge(serde_json::json!({ "metadata": { "labels": { berth_crds::label::ACTIVE: value } } }))
+        };
+        let params = PatchParams::default();
+        let former = ListParams::default().labels(&format!("{}=true", berth_crds::label::ACTIVE));
+        for pod in api
+            .list(&former)
+            .await?
+            .items
+            .iter()
+            .filter(|pod| pod.name_any() != self.args.pod_name)
+        {
+            match api
+                .patch(&pod.name_any(), &params, &label(serde_json::Value::Null))
+                .await
+            {
+                Err(kube::Error::Api(status)) if status.reason == "NotFound" => {}
+                Err(error) => return Err(error),
+                Ok(_) => {}
+            }
+        }
+        api.patch(&self.args.pod_name, &params, &label("true".into()))
+            .await
+            .map(drop)
+    }
+}
+
+/// A new leader looks at everything once.
+fn poke_all(context: &Context) {
+    let Context { caches, queues, .. } = context;
+    caches
+        .pools
+        .state()
+        .iter()
+        .for_each(|pool| queues.pools.poke(Name::of(&**pool)));
+    caches
+        .sources
+        .state()
+        .iter()
+        .for_each(|source| queues.sources.poke(Name::of(&**source)));
+    caches
+        .sessions
+        .state()
+        .iter()
+        .for_each(|session| queues.sessions.poke(Name::of(&**session)));
+}
+
+fn cancel_at_signal(cancel: CancellationToken) -> anyhow::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("failed to listen for SIGINT")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            () = cancel.cancelled() => {}
+        }
+        cancel.cancel();
+    })
+}
+
+/// Identity chains are read for at most 32 sessions at a time (DESIGN §5.3).
+const SESSIONS_AT_ONCE: usize = 64;
+const POOLS_AT_ONCE: usize = 8;
+/// Each look is a child process that may use a core.
+const SOURCES_AT_ONCE: usize = 4;
+/// Within the pod's grace period of 30 s.
+const DRAIN: Duration = Duration::from_secs(8);

@@ -1,0 +1,84 @@
+//! AGENTSESSION → CLAIM → BOUND → RESULT. One pass: observe → plan → act → status → record (DESIGN §5).
+//!
+//! In: the stores, the streams, what runners told, the clock: all as one [`snapshot::Snapshot`]. Out: claims, pushes,
+//! one status write when something changed. The decision is [`plan::plan`], pure; IO is in [`act`] alone.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::context::Context;
+use crate::watch::Name;
+use crate::work::Outcome;
+
+pub mod act;
+pub mod claim;
+pub mod observe;
+pub mod plan;
+pub mod runs;
+pub mod snapshot;
+pub mod status;
+pub mod written;
+
+#[cfg(test)]
+mod tests;
+
+/// Looks at one session: passes follow each other while one leads straight to the next.
+pub async fn reconcile(context: Arc<Context>, name: Name) -> Outcome {
+    let began = Instant::now();
+    let mut outcome = Outcome::Again(Duration::ZERO);
+    for _ in 0..PASSES_MAX {
+        outcome = pass(&context, &name).await;
+        if outcome != Outcome::Again(Duration::ZERO) {
+            break;
+        }
+    }
+    context.metrics.reconcile.observe("session", outcome, began.elapsed());
+    outcome
+}
+
+async fn pass(context: &Context, name: &Name) -> Outcome {
+    match try_pass(context, name).await {
+        Ok(None) => Outcome::Done,
+        Ok(Some(wait)) => Outcome::Again(wait),
+        Err(error) if error.is_overtaken() => Outcome::Again(OVERTAKEN),
+        Err(error) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(
+                session.namespace = name.namespace,
+                session.name = name.name,
+                error,
+                "session pass failed"
+            );
+            Outcome::Failed
+        }
+    }
+}
+
+async fn try_pass(context: &Context, name: &Name) -> Result<Option<Duration>, act::ActError> {
+    let Some(snapshot) = observe::observe(context, name) else {
+        context.written.forget(name);
+        return Ok(None);
+    };
+    let plan = plan::plan(&snapshot, &context.settings.deadlines);
+    act::act(context, name, &snapshot, &plan).await?;
+    if let Some(status) = status::status(&snapshot, &plan.state) {
+        let session = act::write_status(context, &snapshot, status).await?;
+        act::record(context, &snapshot, &plan, &session);
+    }
+    Ok(plan.requeue)
+}
+
+/// A session is gone: what was kept for it goes, and the record says so.
+pub fn forget(context: &Context, session_uid: &str) -> Outcome {
+    context.runs.forget(session_uid);
+    context.projection.gone(session_uid);
+    for pod_uid in context.sessions_on_pods.take(session_uid) {
+        act::stop(context, &pod_uid, "the session was deleted");
+    }
+    Outcome::Done
+}
+
+/// Bound → released → running is three passes; more would be a loop.
+const PASSES_MAX: usize = 5;
+/// Somebody else wrote the object; the watch brings it within this time.
+const OVERTAKEN: Duration = Duration::from_millis(50);

@@ -1,0 +1,173 @@
+//! Everything that a session's plan depends on, as values: no client, no clock, no event payload (DESIGN §5.1).
+
+use std::time::Duration;
+
+use berth_crds::{AgentSession, AgentSessionStatus, ColdStart, LaunchType, label};
+use jiff::Timestamp;
+
+use crate::sandbox::ClaimPhase;
+
+/// What is known of one session at one moment.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// When it was taken.
+    pub now: Timestamp,
+    /// Since when this leader has served streams.
+    pub serving_since: Timestamp,
+    /// The session.
+    pub session: AgentSession,
+    /// Its pool.
+    pub pool: Option<PoolFacts>,
+    /// Claims that the session controls, by incarnation.
+    pub claims: Vec<ClaimFacts>,
+    /// The sandbox that the newest claim names.
+    pub sandbox: Option<SandboxFacts>,
+    /// The pod of that sandbox.
+    pub pod: Option<PodFacts>,
+    /// The control stream of that pod.
+    pub stream: Option<StreamFacts>,
+    /// What the runner of the current incarnation has told.
+    pub run: RunFacts,
+}
+
+/// The pool, as a session needs it.
+#[derive(Clone, Debug, Default)]
+pub struct PoolFacts {
+    /// Warm pool that new claims name; `None` until one is rendered.
+    pub serving_pair: Option<String>,
+    /// Sandboxes that wait ready in it.
+    pub ready_members: i32,
+    /// What to do when none waits.
+    pub cold_start: ColdStart,
+    /// How many more sessions may hold a sandbox; `None` without a limit.
+    pub free: Option<i64>,
+    /// How long a pod that had to be started may take.
+    pub startup_deadline: Option<Duration>,
+    /// Admission's words when it refuses the pool's pod.
+    pub refused: Option<String>,
+    /// Until when the breaker holds claims back.
+    pub breaker_open_until: Option<Timestamp>,
+}
+
+/// One of the session's claims.
+#[derive(Clone, Debug)]
+pub struct ClaimFacts {
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+    /// The incarnation it was made for.
+    pub incarnation: i64,
+    /// When it was made.
+    pub created: Timestamp,
+    /// Whether it is being deleted.
+    pub deleting: bool,
+    /// Where it stands.
+    pub phase: ClaimPhase,
+}
+
+/// The sandbox of a claim.
+#[derive(Clone, Debug)]
+pub struct SandboxFacts {
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+    /// Whether it is being deleted.
+    pub deleting: bool,
+    /// Since when it is ready.
+    pub ready_since: Option<Timestamp>,
+    /// Warm or cold.
+    pub launch_type: Option<LaunchType>,
+    /// DNS name, where it has one.
+    pub service_fqdn: Option<String>,
+}
+
+/// The pod of a sandbox.
+#[derive(Clone, Debug)]
+pub struct PodFacts {
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+    /// Whether it is going away: being deleted, failed or completed.
+    pub ending: bool,
+}
+
+/// The control stream of a pod, its identity proven by TokenReview.
+#[derive(Clone, Debug, Default)]
+pub struct StreamFacts {
+    /// Fingerprint of the key that the sidecar proved.
+    pub key: String,
+    /// Incarnation whose assignment was pushed on this stream.
+    pub assigned: Option<i64>,
+    /// Incarnation that the sidecar acknowledged, now or before it reconnected.
+    pub acknowledged: Option<i64>,
+    /// Incarnation whose harness was released on this stream.
+    pub started: Option<i64>,
+    /// Why this pod may not serve the session.
+    pub refused: Option<String>,
+}
+
+/// What the runner told. Its word: it moves phase and result, nothing else.
+#[derive(Clone, Debug, Default)]
+pub struct RunFacts {
+    /// The harness runs.
+    pub started: bool,
+    /// The harness has ended.
+    pub exited: Option<Exited>,
+    /// Whether Postgres holds everything that was told.
+    pub durable: bool,
+}
+
+/// How a harness ended.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Exited {
+    /// Exit status, or 128 + the signal's number.
+    pub code: i32,
+    /// What the agent left in `result.md`.
+    pub summary: String,
+    /// Why it could not be started; empty when it ran.
+    pub error: String,
+    /// Number of this event: how many there are.
+    pub events: i64,
+    /// When it arrived.
+    pub at: Option<Timestamp>,
+}
+
+impl Snapshot {
+    /// The status as last written; empty before the first.
+    pub fn status(&self) -> AgentSessionStatus {
+        self.session.status.clone().unwrap_or_default()
+    }
+
+    /// The newest claim that isn't going away.
+    pub fn claim(&self) -> Option<&ClaimFacts> {
+        self.claims
+            .iter()
+            .filter(|claim| !claim.deleting)
+            .max_by_key(|claim| claim.incarnation)
+    }
+
+    /// The incarnation that a new claim would be for.
+    pub fn next_incarnation(&self) -> i64 {
+        let claimed = self.claims.iter().map(|claim| claim.incarnation).max().unwrap_or(0);
+        claimed.max(self.status().incarnation) + 1
+    }
+
+    /// Whether the author asks for another run than the one that the status speaks of.
+    pub fn new_run_wanted(&self) -> bool {
+        let status = self.status();
+        status.pinned_generation.is_some() && status.run_id != self.session.spec.task.run_id
+    }
+
+    /// The value of Flux's annotation that asks for a reconcile.
+    pub fn requested_at(&self) -> Option<String> {
+        self.session
+            .metadata
+            .annotations
+            .as_ref()?
+            .get(label::RECONCILE)
+            .cloned()
+    }
+}

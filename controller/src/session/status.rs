@@ -1,0 +1,225 @@
+//! Pure: from a snapshot and the state that its plan found to the status to write.
+//!
+//! kstatus-exact (research/gitops.md §2): `Ready` is `True` when the world matches the spec, which a finished or
+//! suspended session does; `Reconciling` and `Stalled` are there only while they are `True`. Nothing here ticks.
+
+use berth_crds::condition::{self, Wanted, cut};
+use berth_crds::{AgentSessionSpec, AgentSessionStatus, ConditionType, Phase, Reason, SessionResult, SourceStatus};
+use sha2::{Digest, Sha256};
+
+use super::plan::{State, has_ended, time};
+use super::snapshot::{Exited, Snapshot};
+
+/// The status to write, `None` when the one that stands says it already.
+pub fn status(snapshot: &Snapshot, state: &State) -> Option<AgentSessionStatus> {
+    let old = snapshot.status();
+    // A run that is about to begin leaves the old generation observed, so that nobody takes the old run's `Ready` for
+    // the new one's.
+    if *state == State::AsBefore && (old.observed_generation <= 0 || begins(snapshot, &old)) {
+        return None;
+    }
+    let mut new = next(snapshot, state, run_of(snapshot, &old, state));
+    let wanted = conditions(snapshot, state, &new);
+    let generation = snapshot.session.metadata.generation.unwrap_or(0);
+    new.observed_generation = generation;
+    new.conditions = condition::merge(&old.conditions, &wanted, generation, &time(snapshot.now));
+    new.source = snapshot
+        .session
+        .metadata
+        .annotations
+        .as_ref()
+        .and_then(SourceStatus::from_annotations);
+    new.last_handled_reconcile_at = snapshot.requested_at();
+    (new != old).then_some(new)
+}
+
+/// Whether a session that rested is to run: resumed, or asked for another run.
+fn begins(snapshot: &Snapshot, old: &AgentSessionStatus) -> bool {
+    let resumed = old.phase == Some(Phase::Suspended) && !snapshot.session.spec.suspend;
+    snapshot.new_run_wanted() || (resumed && !has_ended(old))
+}
+
+/// What of the old status belongs to this run: all of it, or the incarnation alone once another run is asked for.
+fn run_of(snapshot: &Snapshot, old: &AgentSessionStatus, state: &State) -> AgentSessionStatus {
+    if !snapshot.new_run_wanted() || *state == State::AsBefore {
+        return old.clone();
+    }
+    AgentSessionStatus {
+        incarnation: old.incarnation,
+        conditions: old.conditions.clone(),
+        spend: old.spend.clone(),
+        ..AgentSessionStatus::default()
+    }
+}
+
+fn next(snapshot: &Snapshot, state: &State, mut new: AgentSessionStatus) -> AgentSessionStatus {
+    match state {
+        State::AsBefore => {}
+        State::Stalled(..) => new.phase = Some(Phase::Failed),
+        State::Waiting(..) | State::Binding(_) => new.phase = Some(Phase::Pending),
+        State::GaveUp(..) => {
+            new.phase = Some(Phase::Pending);
+            new.incarnation = snapshot.claim().map_or(new.incarnation, |claim| claim.incarnation);
+            new.failed_binds += 1;
+            new.last_failed_bind = Some(time(snapshot.now));
+        }
+        State::Bound(sandbox) => {
+            new.phase = Some(Phase::Bound);
+            new.incarnation = snapshot.claim().map_or(new.incarnation, |claim| claim.incarnation);
+            new.failed_binds = 0;
+            new.last_failed_bind = None;
+            new.sandbox = Some((**sandbox).clone());
+            new.pinned_generation = snapshot.session.metadata.generation;
+            new.pinned_spec = Some(pinned_fields(&snapshot.session.spec));
+            new.run_id.clone_from(&snapshot.session.spec.task.run_id);
+        }
+        State::Running => new.phase = Some(Phase::Running),
+        State::Finished(exited) => {
+            new.phase = Some(if exited.code == 0 {
+                Phase::Succeeded
+            } else {
+                Phase::Failed
+            });
+            new.result = Some(result(snapshot, exited));
+        }
+        State::Ended(reason, _) => {
+            new.phase = Some(Phase::Failed);
+            new.stopped_reason = Some(reason.as_str().to_owned());
+        }
+        State::Suspended => {
+            new.phase = Some(Phase::Suspended);
+            new.sandbox = new.sandbox.filter(|sandbox| sandbox.started_at.is_some());
+        }
+    }
+    new
+}
+
+fn result(snapshot: &Snapshot, exited: &Exited) -> SessionResult {
+    SessionResult {
+        summary: Some(cut(&exited.summary, SUMMARY_MAX)).filter(|summary| !summary.is_empty()),
+        exit_code: Some(exited.code),
+        events: Some(exited.events),
+        finished_at: Some(time(exited.at.unwrap_or(snapshot.now))),
+        ..SessionResult::default()
+    }
+}
+
+fn conditions(snapshot: &Snapshot, state: &State, new: &AgentSessionStatus) -> Vec<Wanted> {
+    let mut wanted = match state {
+        State::AsBefore => return as_before(snapshot, new),
+        State::Stalled(reason, message) => stalled(*reason, message),
+        State::Waiting(reason, message) | State::GaveUp(reason, message) => reconciling(*reason, message),
+        State::Binding(message) => reconciling(Reason::SandboxPending, message),
+        State::Bound(_) => {
+            let mut wanted = reconciling(Reason::Starting, "the harness is being started");
+            wanted.push(bound(new));
+            wanted
+        }
+        State::Running => running(new),
+        State::Finished(exited) => finished(exited),
+        State::Ended(reason, message) => {
+            let mut wanted = stalled(*reason, message);
+            wanted.push(Wanted::no(ConditionType::Succeeded, *reason, message.clone()));
+            wanted
+        }
+        State::Suspended => vec![Wanted::yes(
+            ConditionType::Ready,
+            Reason::Suspended,
+            "spec.suspend is set",
+        )],
+    };
+    wanted.extend(spec_pinned(snapshot, new));
+    wanted
+}
+
+/// The conditions that stand, seen again at this generation.
+fn as_before(snapshot: &Snapshot, old: &AgentSessionStatus) -> Vec<Wanted> {
+    let kept = old
+        .conditions
+        .iter()
+        .filter(|condition| condition.type_ != ConditionType::SpecPinned.as_str());
+    let mut wanted: Vec<Wanted> = kept.filter_map(Wanted::from_condition).collect();
+    wanted.extend(spec_pinned(snapshot, old));
+    wanted
+}
+
+fn stalled(reason: Reason, message: &str) -> Vec<Wanted> {
+    vec![
+        Wanted::no(ConditionType::Ready, reason, message),
+        Wanted::yes(ConditionType::Stalled, reason, message),
+    ]
+}
+
+fn reconciling(reason: Reason, message: &str) -> Vec<Wanted> {
+    vec![
+        Wanted::no(ConditionType::Ready, reason, message),
+        Wanted::yes(ConditionType::Reconciling, Reason::Progressing, message),
+    ]
+}
+
+fn bound(new: &AgentSessionStatus) -> Wanted {
+    let pod = new
+        .sandbox
+        .as_ref()
+        .and_then(|sandbox| sandbox.pod_name.as_deref())
+        .unwrap_or_default();
+    let message = format!("pod {pod} acknowledged incarnation {}", new.incarnation);
+    Wanted::yes(ConditionType::SandboxBound, Reason::Bound, message)
+}
+
+fn running(new: &AgentSessionStatus) -> Vec<Wanted> {
+    vec![
+        Wanted::yes(ConditionType::Ready, Reason::Running, "the harness runs"),
+        bound(new),
+        Wanted::yes(ConditionType::Available, Reason::Running, "the harness runs"),
+    ]
+}
+
+fn finished(exited: &Exited) -> Vec<Wanted> {
+    if exited.code == 0 && exited.error.is_empty() {
+        let message = "the harness ended with exit status 0";
+        return vec![
+            Wanted::yes(ConditionType::Ready, Reason::Completed, message),
+            Wanted::yes(ConditionType::Succeeded, Reason::Completed, message),
+        ];
+    }
+    let message = match exited.error.as_str() {
+        "" => format!("the harness ended with exit status {}", exited.code),
+        error => format!("the harness could not be started: {error}"),
+    };
+    let mut wanted = stalled(Reason::HarnessFailed, &message);
+    wanted.push(Wanted::no(ConditionType::Succeeded, Reason::HarnessFailed, message));
+    wanted
+}
+
+/// Says that an edit waits for a new `runID`.
+fn spec_pinned(snapshot: &Snapshot, new: &AgentSessionStatus) -> Option<Wanted> {
+    let pinned = new.pinned_spec.as_ref()?;
+    let edited = *pinned != pinned_fields(&snapshot.session.spec) && !snapshot.new_run_wanted();
+    let verb = if has_ended(new) { "ran" } else { "runs" };
+    let generation = new.pinned_generation.unwrap_or_default();
+    edited.then(|| {
+        let message = format!("generation {generation} {verb}; the edit takes effect with a new task.runID");
+        Wanted::yes(ConditionType::SpecPinned, Reason::SpecEdited, message)
+    })
+}
+
+/// SHA-256 of the fields that are pinned when the sandbox is bound. Budget, lifecycle, suspend and labels are live.
+pub fn pinned_fields(spec: &AgentSessionSpec) -> String {
+    let AgentSessionSpec {
+        pool_ref,
+        task,
+        model,
+        repository,
+        env,
+        credentials,
+        budget: _,
+        lifecycle: _,
+        suspend: _,
+    } = spec;
+    let pinned = serde_json::json!([pool_ref, task, model, repository, env, credentials]);
+    hex::encode(Sha256::digest(pinned.to_string()))
+}
+
+/// What of `result.md` goes into the status: a screenful; Postgres holds the rest.
+const SUMMARY_MAX: usize = 4096;

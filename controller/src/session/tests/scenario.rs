@@ -1,0 +1,542 @@
+//! Moments of a session's life, each said as what differs from the usual.
+
+use std::time::Duration;
+
+use berth_crds::{
+    AgentSession, AgentSessionSpec, AgentSessionStatus, Budget, ColdStart, CredentialUse, LaunchType, OnInterrupt,
+    Phase, PoolRef, Repository, SandboxStatus, SessionResult, Task, TaskMode, label,
+};
+use jiff::Timestamp;
+
+use super::super::plan::time;
+use super::super::snapshot::*;
+use super::super::status::pinned_fields;
+use crate::sandbox::{ClaimPhase, Ended};
+
+pub(super) struct Scenario {
+    pub(super) name: &'static str,
+    pub(super) snapshot: Snapshot,
+}
+
+/// 2026-01-01T00:00:00Z plus this many milliseconds.
+fn at(millis: i64) -> Timestamp {
+    Timestamp::from_millisecond(1_767_225_600_000 + millis).expect("a time of this century")
+}
+
+/// A new session, ten seconds after its creation, with a warm pool and a leader that has served for a minute.
+fn new() -> Snapshot {
+    let spec = AgentSessionSpec {
+        pool_ref: PoolRef {
+            name: "pool".to_owned(),
+        },
+        task: Task {
+            prompt: "say hello".to_owned(),
+            ..Task::default()
+        },
+        ..AgentSessionSpec::default()
+    };
+    let mut session = AgentSession::new("s", spec);
+    session.metadata.namespace = Some("team".to_owned());
+    session.metadata.uid = Some("session-uid".to_owned());
+    session.metadata.generation = Some(1);
+    Snapshot {
+        now: at(10_000),
+        serving_since: at(-60_000),
+        session,
+        pool: Some(PoolFacts {
+            serving_pair: Some("pool-1".to_owned()),
+            ready_members: 3,
+            ..PoolFacts::default()
+        }),
+        claims: vec![],
+        sandbox: None,
+        pod: None,
+        stream: None,
+        run: RunFacts::default(),
+    }
+}
+
+fn claim(incarnation: i64, phase: ClaimPhase) -> ClaimFacts {
+    let (name, uid) = (format!("s-{incarnation}"), format!("claim-{incarnation}"));
+    ClaimFacts {
+        name,
+        uid,
+        incarnation,
+        created: at(10_000),
+        deleting: false,
+        phase,
+    }
+}
+
+fn pending(reason: &str) -> ClaimPhase {
+    ClaimPhase::Pending {
+        reason: reason.to_owned(),
+        message: "m".to_owned(),
+    }
+}
+
+fn ready() -> ClaimPhase {
+    ClaimPhase::Ready {
+        sandbox: "pool-1-abc".to_owned(),
+    }
+}
+
+fn ended(reason: &str) -> ClaimPhase {
+    ClaimPhase::Ended(Ended {
+        reason: reason.to_owned(),
+        message: "m".to_owned(),
+    })
+}
+
+/// A claim with a warm sandbox whose sidecar is attached.
+fn claimed() -> Snapshot {
+    Snapshot {
+        claims: vec![claim(1, ready())],
+        sandbox: Some(SandboxFacts {
+            name: "pool-1-abc".to_owned(),
+            uid: "sandbox-uid".to_owned(),
+            deleting: false,
+            ready_since: Some(at(-30_000)),
+            launch_type: Some(LaunchType::Warm),
+            service_fqdn: None,
+        }),
+        pod: Some(PodFacts {
+            name: "pool-1-abc".to_owned(),
+            uid: "pod-uid".to_owned(),
+            ending: false,
+        }),
+        stream: Some(StreamFacts {
+            key: "key".to_owned(),
+            ..StreamFacts::default()
+        }),
+        ..new()
+    }
+}
+
+fn acknowledged() -> Snapshot {
+    let mut snapshot = claimed();
+    snapshot.stream = Some(StreamFacts {
+        key: "key".to_owned(),
+        assigned: Some(1),
+        acknowledged: Some(1),
+        ..StreamFacts::default()
+    });
+    snapshot
+}
+
+/// Bound, and the status says so: the harness may be released.
+fn bound() -> Snapshot {
+    let mut snapshot = acknowledged();
+    let spec = &snapshot.session.spec;
+    snapshot.session.status = Some(AgentSessionStatus {
+        observed_generation: 1,
+        phase: Some(Phase::Bound),
+        incarnation: 1,
+        pinned_generation: Some(1),
+        pinned_spec: Some(pinned_fields(spec)),
+        run_id: spec.task.run_id.clone(),
+        sandbox: Some(SandboxStatus {
+            claim_name: "s-1".to_owned(),
+            claim_uid: Some("claim-1".to_owned()),
+            name: Some("pool-1-abc".to_owned()),
+            uid: Some("sandbox-uid".to_owned()),
+            pod_name: Some("pool-1-abc".to_owned()),
+            pod_uid: Some("pod-uid".to_owned()),
+            launch_type: Some(LaunchType::Warm),
+            stream_key: Some("key".to_owned()),
+            claimed_at: Some(time(at(10_000))),
+            bound_at: Some(time(at(10_100))),
+            started_at: Some(time(at(10_100))),
+            ..SandboxStatus::default()
+        }),
+        ..AgentSessionStatus::default()
+    });
+    snapshot.now = at(10_200);
+    snapshot
+}
+
+fn running() -> Snapshot {
+    let mut snapshot = bound();
+    if let Some(stream) = &mut snapshot.stream {
+        stream.started = Some(1);
+    }
+    snapshot.run = RunFacts {
+        started: true,
+        exited: None,
+        durable: false,
+    };
+    of_status(snapshot, |status| status.phase = Some(Phase::Running))
+}
+
+fn exited(code: i32) -> Exited {
+    Exited {
+        code,
+        summary: "done".to_owned(),
+        error: String::new(),
+        events: 4,
+        at: Some(at(20_000)),
+    }
+}
+
+fn finished(code: i32) -> Snapshot {
+    let mut snapshot = running();
+    snapshot.now = at(20_000);
+    snapshot.run = RunFacts {
+        started: true,
+        exited: Some(exited(code)),
+        durable: true,
+    };
+    let phase = if code == 0 { Phase::Succeeded } else { Phase::Failed };
+    of_status(snapshot, |status| {
+        status.phase = Some(phase);
+        status.result = Some(SessionResult {
+            exit_code: Some(code),
+            events: Some(4),
+            finished_at: Some(time(at(20_000))),
+            ..SessionResult::default()
+        });
+    })
+}
+
+fn interrupted() -> Snapshot {
+    of_status(Snapshot { pod: None, ..running() }, |status| {
+        status.phase = Some(Phase::Failed);
+        status.stopped_reason = Some("Interrupted".to_owned());
+    })
+}
+
+fn of_status(mut snapshot: Snapshot, change: impl FnOnce(&mut AgentSessionStatus)) -> Snapshot {
+    change(snapshot.session.status.get_or_insert_default());
+    snapshot
+}
+
+fn of_spec(mut snapshot: Snapshot, change: impl FnOnce(&mut AgentSessionSpec)) -> Snapshot {
+    change(&mut snapshot.session.spec);
+    snapshot.session.metadata.generation = snapshot.session.metadata.generation.map(|generation| generation + 1);
+    snapshot
+}
+
+fn of_pool(mut snapshot: Snapshot, change: impl FnOnce(&mut PoolFacts)) -> Snapshot {
+    change(snapshot.pool.get_or_insert_default());
+    snapshot
+}
+
+fn of_stream(mut snapshot: Snapshot, change: impl FnOnce(&mut StreamFacts)) -> Snapshot {
+    change(snapshot.stream.get_or_insert_default());
+    snapshot
+}
+
+fn of_claim(mut snapshot: Snapshot, change: impl FnOnce(&mut ClaimFacts)) -> Snapshot {
+    snapshot.claims.iter_mut().for_each(change_once(change));
+    snapshot
+}
+
+fn change_once(change: impl FnOnce(&mut ClaimFacts)) -> impl FnMut(&mut ClaimFacts) {
+    let mut change = Some(change);
+    move |claim| {
+        if let Some(change) = change.take() {
+            change(claim);
+        }
+    }
+}
+
+fn later(mut snapshot: Snapshot, millis: i64) -> Snapshot {
+    snapshot.now = at(10_000 + millis);
+    snapshot
+}
+
+fn minutes(minutes: u64) -> kube::core::Duration {
+    Duration::from_mins(minutes).into()
+}
+
+fn failed_binds(snapshot: Snapshot, count: i64, last: i64) -> Snapshot {
+    of_status(snapshot, |status| {
+        status.observed_generation = 1;
+        status.incarnation = count;
+        status.failed_binds = count;
+        status.last_failed_bind = Some(time(at(last)));
+    })
+}
+
+macro_rules! table {
+    ($($name:literal => $snapshot:expr;)+) => { vec![$(Scenario { name: $name, snapshot: $snapshot }),+] };
+}
+
+pub(super) fn scenarios() -> Vec<Scenario> {
+    let mut all = to_claim();
+    all.extend(to_bound());
+    all.extend(to_end());
+    all.extend(authors_wishes());
+    all
+}
+
+fn to_claim() -> Vec<Scenario> {
+    table! {
+        "a new session claims from the serving pair" => new();
+        "a session whose pool is missing waits for it" => Snapshot { pool: None, ..new() };
+        "a pool without a pair lets the session wait" => of_pool(new(), |pool| pool.serving_pair = None);
+        "a refused pool says what admission said" => of_pool(new(), |pool| {
+            pool.refused = Some("violates PodSecurity".to_owned());
+        });
+        "an open breaker holds the claim back" => of_pool(new(), |pool| pool.breaker_open_until = Some(at(25_000)));
+        "a closed breaker doesn't" => of_pool(new(), |pool| pool.breaker_open_until = Some(at(9_000)));
+        "a full pool lets the session wait" => of_pool(new(), |pool| pool.free = Some(0));
+        "a pool with one place left takes it" => of_pool(new(), |pool| pool.free = Some(1));
+        "cold start is allowed by default" => of_pool(new(), |pool| pool.ready_members = 0);
+        "coldStart Wait waits for a member" => of_pool(new(), |pool| {
+            pool.ready_members = 0;
+            pool.cold_start = ColdStart::Wait;
+        });
+        "after one failed bind it waits a second" => failed_binds(new(), 1, 9_500);
+        "and then claims the next incarnation" => failed_binds(new(), 1, 8_900);
+        "after five it waits sixteen seconds" => failed_binds(new(), 5, 0);
+        "after twenty it waits five minutes at most" => failed_binds(new(), 20, 0);
+        "a claim that is going away doesn't count, but its number does" =>
+            of_claim(Snapshot { claims: vec![claim(3, ready())], ..new() }, |claim| claim.deleting = true);
+        "a session that is being deleted is left to garbage collection" => {
+            let mut snapshot = claimed();
+            snapshot.session.metadata.deletion_timestamp = Some(time(at(9_000)));
+            snapshot
+        };
+        "Interactive is not implemented" => of_spec(new(), |spec| spec.task.mode = Some(TaskMode::Interactive));
+        "onInterrupt Resume is not implemented" =>
+            of_spec(new(), |spec| spec.task.on_interrupt = Some(OnInterrupt::Resume));
+        "onInterrupt Report is" => of_spec(new(), |spec| spec.task.on_interrupt = Some(OnInterrupt::Report));
+        "retries are not implemented" => of_spec(new(), |spec| spec.task.retries = Some(2));
+        "zero retries are" => of_spec(new(), |spec| spec.task.retries = Some(0));
+        "a repository is not implemented" => of_spec(new(), |spec| spec.repository = Some(Repository::default()));
+        "credentials and a budget are not implemented" => of_spec(new(), |spec| {
+            spec.credentials = vec![CredentialUse { name: "TOKEN".to_owned(), required: None }];
+            spec.budget = Some(Budget { limit: "5".to_owned() });
+        });
+        "idle times are not implemented" =>
+            of_spec(new(), |spec| spec.lifecycle.get_or_insert_default().idle_suspend_after = Some(minutes(5)));
+    }
+}
+
+fn to_bound() -> Vec<Scenario> {
+    table! {
+        "a fresh claim without a status costs no write" => Snapshot { claims: vec![claim(1, pending(""))], ..new() };
+        "after two seconds the status says that it waits" =>
+            later(Snapshot { claims: vec![claim(1, pending("SandboxNotReady"))], ..new() }, 2_001);
+        "a claim may take as long as its pool says" => {
+            let waiting = Snapshot { claims: vec![claim(1, pending("SandboxNotReady"))], ..new() };
+            of_pool(later(waiting, 200_000), |pool| pool.startup_deadline = Some(Duration::from_mins(4)))
+        };
+        "a claim that takes longer is given up" => {
+            let waiting = Snapshot { claims: vec![claim(1, pending("SandboxNotReady"))], ..new() };
+            of_pool(later(waiting, 240_000), |pool| pool.startup_deadline = Some(Duration::from_mins(4)))
+        };
+        "ten minutes is the limit where the pool says nothing" =>
+            later(Snapshot { claims: vec![claim(1, pending("WarmPoolNotFound"))], ..new() }, 600_000);
+        "a claim that can never be served is given up" =>
+            Snapshot { claims: vec![claim(1, ended("InvalidMetadata"))], ..new() };
+        "a ready claim waits for its sandbox to be seen" => Snapshot { sandbox: None, pod: None, stream: None, ..claimed() };
+        "a ready claim waits for its pod to be seen" => Snapshot { pod: None, stream: None, ..claimed() };
+        "a ready claim waits for its sidecar" => Snapshot { stream: None, ..claimed() };
+        "an attached sidecar is assigned" => claimed();
+        "an assignment is pushed once" => of_stream(claimed(), |stream| stream.assigned = Some(1));
+        "an assignment of an older incarnation is another one" => of_stream(claimed(), |stream| {
+            stream.assigned = Some(7);
+            stream.acknowledged = Some(7);
+        });
+        "the acknowledgement binds" => acknowledged();
+        "a cold sandbox binds as cold" => {
+            let mut snapshot = acknowledged();
+            if let Some(sandbox) = &mut snapshot.sandbox {
+                sandbox.launch_type = Some(LaunchType::Cold);
+                sandbox.ready_since = Some(at(12_000));
+            }
+            later(snapshot, 3_000)
+        };
+        "a bind resets the count of failed ones" => failed_binds(acknowledged(), 3, 0);
+        "no acknowledgement within ten seconds is given up" =>
+            later(of_stream(claimed(), |stream| stream.assigned = Some(1)), 10_000);
+        "no sidecar within ten seconds is given up" => later(Snapshot { stream: None, ..claimed() }, 10_000);
+        "a new leader gives sidecars fifteen seconds more" => {
+            let mut snapshot = later(Snapshot { stream: None, ..claimed() }, 12_000);
+            snapshot.serving_since = at(15_000);
+            snapshot
+        };
+        "but not for ever" => {
+            let mut snapshot = later(Snapshot { stream: None, ..claimed() }, 30_000);
+            snapshot.serving_since = at(15_000);
+            snapshot
+        };
+        "a cold sandbox has ten seconds from when it was ready" => {
+            let mut snapshot = later(Snapshot { stream: None, ..claimed() }, 19_000);
+            if let Some(sandbox) = &mut snapshot.sandbox {
+                sandbox.ready_since = Some(at(25_000));
+            }
+            snapshot
+        };
+        "a refused pod is given up" => of_stream(claimed(), |stream| {
+            stream.refused = Some("containers are [\"agent\", \"extra\"]".to_owned());
+        });
+        "a pod that goes away before it is bound is given up" => {
+            let mut snapshot = claimed();
+            snapshot.pod.iter_mut().for_each(|pod| pod.ending = true);
+            snapshot
+        };
+        "an older claim beside the current one is given back" =>
+            Snapshot { claims: vec![claim(1, ready()), claim(2, pending(""))], ..new() };
+    }
+}
+
+fn to_end() -> Vec<Scenario> {
+    table! {
+        "a status that says started lets the harness go" => bound();
+        "start is pushed once on a stream" => of_stream(bound(), |stream| stream.started = Some(1));
+        "a new stream that holds the incarnation gets start again" => running_on_new_stream(Some(1));
+        "a new stream that lost its memory gets the assignment again" => running_on_new_stream(None);
+        "a running harness is said once" => of_status(running(), |status| status.phase = Some(Phase::Bound));
+        "a running session needs nothing" => said(running());
+        "a stream that is away for a while changes nothing" => said(Snapshot { stream: None, ..running() });
+        "exit status 0 is a success" => Snapshot { run: RunFacts { exited: Some(exited(0)), ..RunFacts::default() }, ..running() };
+        "another exit status is a failure" => Snapshot { run: RunFacts { exited: Some(exited(3)), ..RunFacts::default() }, ..running() };
+        "a harness that could not start is a failure" => {
+            let exited = Exited { code: 127, error: "no such file".to_owned(), ..exited(127) };
+            Snapshot { run: RunFacts { exited: Some(exited), ..RunFacts::default() }, ..bound() }
+        };
+        "a result counts even when the pod has gone" =>
+            Snapshot { pod: None, run: RunFacts { exited: Some(exited(0)), ..RunFacts::default() }, ..running() };
+        "a pod lost after the start is reported, not run again" => Snapshot { pod: None, ..running() };
+        "another pod of the same sandbox is a loss" => {
+            let mut snapshot = running();
+            snapshot.pod.iter_mut().for_each(|pod| pod.uid = "another".to_owned());
+            snapshot
+        };
+        "a pod that is being deleted is a loss" => {
+            let mut snapshot = running();
+            snapshot.pod.iter_mut().for_each(|pod| pod.ending = true);
+            snapshot
+        };
+        "another sandbox under the same claim is a loss" => {
+            let mut snapshot = running();
+            snapshot.sandbox.iter_mut().for_each(|sandbox| sandbox.uid = "another".to_owned());
+            snapshot
+        };
+        "a claim that was deleted is a loss" => Snapshot { claims: vec![], ..running() };
+        "a sandbox that ended by itself is a loss" => Snapshot { claims: vec![claim(1, ended("PodFailed"))], ..running() };
+        "a bound claim whose warm pool is gone runs on" => said(running());
+        "maxDuration ends the run" => later(
+            of_spec(running(), |spec| spec.lifecycle.get_or_insert_default().max_duration = Some(minutes(10))), 600_000);
+        "before it, its time is waited for" =>
+            of_spec(running(), |spec| spec.lifecycle.get_or_insert_default().max_duration = Some(minutes(10)));
+        "a finished session gives its sandbox back" => said(finished(0));
+        "a failed one too" => said(finished(1));
+        "releaseAfterFinished keeps it for a while" => said(of_spec(finished(0), |spec| {
+            spec.lifecycle.get_or_insert_default().release_after_finished = Some(minutes(10));
+        }));
+        "events that Postgres lacks keep it too" => said(undurable(20_001));
+        "for ten minutes" => said(undurable(620_001));
+        "a finished session without a claim is at rest" => said(Snapshot { claims: vec![], ..finished(0) });
+        "an interrupted one gives its sandbox back" => said(interrupted());
+        "a new leader that knows nothing of the run keeps the result" =>
+            said(Snapshot { run: RunFacts::default(), stream: None, ..finished(0) });
+    }
+}
+
+fn undurable(now: i64) -> Snapshot {
+    let mut snapshot = finished(0);
+    snapshot.run.durable = false;
+    snapshot.now = at(now);
+    snapshot
+}
+
+fn running_on_new_stream(acknowledged: Option<i64>) -> Snapshot {
+    let stream = StreamFacts {
+        key: "key".to_owned(),
+        acknowledged,
+        ..StreamFacts::default()
+    };
+    said(Snapshot {
+        stream: Some(stream),
+        ..running()
+    })
+}
+
+/// With the conditions that the state calls for already written.
+fn said(mut snapshot: Snapshot) -> Snapshot {
+    use super::super::plan::State;
+    let current = snapshot.status();
+    let state = match current.phase {
+        Some(Phase::Succeeded | Phase::Failed) if current.stopped_reason.is_none() => State::Finished(exited(
+            current.result.as_ref().and_then(|result| result.exit_code).unwrap_or(0),
+        )),
+        Some(Phase::Failed) => State::Ended(berth_crds::Reason::Interrupted, "lost".to_owned()),
+        Some(Phase::Suspended) => State::Suspended,
+        _ => State::Running,
+    };
+    if let Some(status) = super::status(&snapshot, &state) {
+        snapshot.session.status = Some(AgentSessionStatus {
+            result: current.result,
+            ..status
+        });
+    }
+    snapshot
+}
+
+fn suspended(snapshot: Snapshot) -> Snapshot {
+    of_spec(snapshot, |spec| spec.suspend = true)
+}
+
+fn again(snapshot: Snapshot) -> Snapshot {
+    of_spec(snapshot, |spec| spec.task.run_id = Some("second".to_owned()))
+}
+
+fn authors_wishes() -> Vec<Scenario> {
+    table! {
+        "a suspended new session makes no claim" => suspended(new());
+        "suspending a claim gives it back" => suspended(claimed());
+        "suspending a running session stops its harness first" => suspended(running());
+        "suspending a finished one only gives its sandbox back" => suspended(said(finished(0)));
+        "a suspended session is at rest" => {
+            let resting = Snapshot { claims: vec![], sandbox: None, pod: None, stream: None, ..suspended(new()) };
+            let status = super::status(&resting, &super::super::plan::State::Suspended);
+            of_status(resting, |old| *old = status.unwrap_or_default())
+        };
+        "resumed before it ever ran it claims again" => {
+            let resting = of_status(new(), |status| {
+                status.observed_generation = 1;
+                status.phase = Some(Phase::Suspended);
+                status.incarnation = 1;
+            });
+            of_spec(resting, |spec| spec.suspend = false)
+        };
+        "resumed after it ran it is reported" => {
+            let resting = Snapshot { claims: vec![], sandbox: None, pod: None, stream: None, ..running() };
+            of_spec(resting, |spec| spec.suspend = false)
+        };
+        "an edit of the task while it runs waits" =>
+            of_spec(said(running()), |spec| spec.task.prompt = "something else".to_owned());
+        "an edit of the task after it ran waits" =>
+            of_spec(said(finished(0)), |spec| spec.task.prompt = "something else".to_owned());
+        "an edit of the lifecycle is live" =>
+            of_spec(said(running()), |spec| spec.lifecycle.get_or_insert_default().max_duration = Some(minutes(60)));
+        "a new runID after the end gives the old claim back first" => again(said(finished(0)));
+        "and then claims the next incarnation with an empty result" =>
+            Snapshot { claims: vec![], ..again(said(finished(0))) };
+        "a new runID while it runs ends the old run" => again(said(running()));
+        "a new runID after an interruption runs again" => Snapshot { claims: vec![], ..again(said(interrupted())) };
+        "the new run binds with its own runID" => {
+            let mut snapshot = again(said(finished(0)));
+            snapshot.claims = vec![claim(2, ready())];
+            of_stream(snapshot, |stream| {
+                *stream = StreamFacts { assigned: Some(2), acknowledged: Some(2), ..StreamFacts::default() };
+            })
+        };
+        "a request to look again is noted" => {
+            let mut snapshot = said(running());
+            let annotations = snapshot.session.metadata.annotations.get_or_insert_default();
+            annotations.insert(label::RECONCILE.to_owned(), "now".to_owned());
+            snapshot
+        };
+        "provenance is shown" => {
+            let mut snapshot = acknowledged();
+            let annotations = snapshot.session.metadata.annotations.get_or_insert_default();
+            annotations.insert(label::COMMIT.to_owned(), "0123abcd".to_owned());
+            snapshot
+        };
+    }
+}

@@ -1,0 +1,413 @@
+//! What the API server says, kept warm: one reflector per kind, on every replica.
+//!
+//! An event pokes the queues with the key it belongs to, and nothing of its content goes further; plans are made from
+//! the stores alone. A malformed object is logged and left out; it stops nothing.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use berth_crds::{AgentPool, AgentSession, CredentialBinding, GitSource, label};
+use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, ObjectMeta};
+use kube::core::DeserializeGuard;
+use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Client, Resource, ResourceExt};
+use parking_lot::RwLock;
+use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::sandbox::kind::controller;
+use crate::sandbox::{Sandbox, SandboxClaim, SandboxWarmPool};
+use crate::work::Pokes;
+
+/// Namespace and name.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Name {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+}
+
+impl Name {
+    /// The name of an object.
+    pub fn of(object: &impl ResourceExt) -> Self {
+        Self {
+            namespace: object.namespace().unwrap_or_default(),
+            name: object.name_any(),
+        }
+    }
+
+    /// Another object of the same namespace.
+    #[must_use]
+    pub fn beside(&self, name: &str) -> Self {
+        Self {
+            namespace: self.namespace.clone(),
+            name: name.to_owned(),
+        }
+    }
+
+    fn reference<K: Resource<DynamicType = ()>>(&self) -> ObjectRef<K> {
+        ObjectRef::new(&self.name).within(&self.namespace)
+    }
+}
+
+/// The stores.
+pub struct Caches {
+    /// Sessions.
+    pub sessions: Store<AgentSession>,
+    /// Pools.
+    pub pools: Store<AgentPool>,
+    /// Claims of ours.
+    pub claims: Store<SandboxClaim>,
+    /// Sandboxes.
+    pub sandboxes: Store<Sandbox>,
+    /// Pods of our pools, without their specs.
+    pub pods: Store<Pod>,
+    /// Warm pools of ours.
+    pub warm_pools: Store<SandboxWarmPool>,
+    /// Sources.
+    pub sources: Store<GitSource>,
+    /// Bindings.
+    pub bindings: Store<CredentialBinding>,
+    claims_of: RwLock<HashMap<String, BTreeSet<Name>>>,
+}
+
+/// The queues that events poke.
+#[derive(Clone, Default)]
+pub struct Queues {
+    /// Sessions to look at.
+    pub sessions: Pokes<Name>,
+    /// Pools to look at.
+    pub pools: Pokes<Name>,
+    /// Sources to look at.
+    pub sources: Pokes<Name>,
+    /// Sessions that were deleted, by UID.
+    pub deleted: Pokes<String>,
+}
+
+impl Caches {
+    /// Starts the reflectors on the tracker. The stores fill while they run.
+    pub fn start(client: &Client, queues: &Queues, tracker: &TaskTracker, cancel: &CancellationToken) -> Arc<Self> {
+        let (sessions, session_writer) = reflector::store();
+        let (pools, pool_writer) = reflector::store();
+        let (claims, claim_writer) = reflector::store();
+        let (sandboxes, sandbox_writer) = reflector::store();
+        let (pods, pod_writer) = reflector::store();
+        let (warm_pools, warm_pool_writer) = reflector::store();
+        let (sources, source_writer) = reflector::store();
+        let (bindings, binding_writer) = reflector::store();
+        let caches = Arc::new(Self {
+            sessions,
+            pools,
+            claims,
+            sandboxes,
+            pods,
+            warm_pools,
+            sources,
+            bindings,
+            claims_of: RwLock::default(),
+        });
+        let all = watcher::Config::default();
+        let ours = all.clone().labels(label::POOL);
+        let watch = Watch {
+            client,
+            caches: &caches,
+            queues,
+            tracker,
+            cancel,
+        };
+        watch.start(session_writer, &all, Self::on_session);
+        watch.start(pool_writer, &all, Self::on_pool);
+        watch.start(claim_writer, &ours, Self::on_claim);
+        watch.start(sandbox_writer, &all, Self::on_sandbox);
+        watch.start(pod_writer, &ours, Self::on_pod);
+        watch.start(warm_pool_writer, &ours, Self::on_warm_pool);
+        watch.start(source_writer, &all, Self::on_source);
+        watch.start(binding_writer, &all, Self::on_binding);
+        caches
+    }
+
+    /// Waits until every store has been filled once.
+    pub async fn ready(&self) -> Result<(), reflector::store::WriterDropped> {
+        self.sessions.wait_until_ready().await?;
+        self.pools.wait_until_ready().await?;
+        self.claims.wait_until_ready().await?;
+        self.sandboxes.wait_until_ready().await?;
+        self.pods.wait_until_ready().await?;
+        self.warm_pools.wait_until_ready().await?;
+        self.sources.wait_until_ready().await?;
+        self.bindings.wait_until_ready().await
+    }
+
+    /// The session of that name.
+    pub fn session(&self, name: &Name) -> Option<Arc<AgentSession>> {
+        self.sessions.get(&name.reference())
+    }
+
+    /// The pool of that name.
+    pub fn pool(&self, name: &Name) -> Option<Arc<AgentPool>> {
+        self.pools.get(&name.reference())
+    }
+
+    /// The source of that name.
+    pub fn source(&self, name: &Name) -> Option<Arc<GitSource>> {
+        self.sources.get(&name.reference())
+    }
+
+    /// The sandbox of that name.
+    pub fn sandbox(&self, name: &Name) -> Option<Arc<Sandbox>> {
+        self.sandboxes.get(&name.reference())
+    }
+
+    /// The pod of that name.
+    pub fn pod(&self, name: &Name) -> Option<Arc<Pod>> {
+        self.pods.get(&name.reference())
+    }
+
+    /// The claims that this session controls.
+    pub fn claims_of(&self, session_uid: &str) -> Vec<Arc<SandboxClaim>> {
+        let names = self.claims_of.read().get(session_uid).cloned().unwrap_or_default();
+        names
+            .iter()
+            .filter_map(|name| self.claims.get(&name.reference()))
+            .collect()
+    }
+
+    /// The session that a pod serves, by the chain of owners as cached.
+    pub fn session_of_pod(&self, pod: &Name) -> Option<Name> {
+        let owner = self
+            .pod(pod)
+            .and_then(|pod| controller(pod.meta()).map(|owner| owner.name.clone()))?;
+        self.session_of_sandbox(&pod.beside(&owner))
+    }
+
+    fn session_of_sandbox(&self, sandbox: &Name) -> Option<Name> {
+        let sandbox = self.sandbox(sandbox)?;
+        let claim = controller(sandbox.meta()).filter(|owner| owner.kind == "SandboxClaim")?;
+        let claim = self.claims.get(&Name::of(&*sandbox).beside(&claim.name).reference())?;
+        session_of(&claim)
+    }
+
+    fn on_source(_: &Self, event: &Change<'_, GitSource>, queues: &Queues) {
+        queues.sources.poke(Name::of(event.object()));
+    }
+
+    fn on_binding(_: &Self, event: &Change<'_, CredentialBinding>, queues: &Queues) {
+        poke_source_of(event, queues);
+    }
+
+    fn on_session(_: &Self, event: &Change<'_, AgentSession>, queues: &Queues) {
+        let session = event.object();
+        poke_source_of(event, queues);
+        queues.sessions.poke(Name::of(session));
+        if matches!(event, Change::Deleted(_)) {
+            queues.deleted.poke(session.uid().unwrap_or_default());
+        }
+    }
+
+    fn on_pool(&self, event: &Change<'_, AgentPool>, queues: &Queues) {
+        let pool = Name::of(event.object());
+        poke_source_of(event, queues);
+        self.poke_sessions_of(&pool, queues);
+        queues.pools.poke(pool);
+    }
+
+    fn on_claim(&self, event: &Change<'_, SandboxClaim>, queues: &Queues) {
+        let claim = event.object();
+        let name = Name::of(claim);
+        if let Some(owner) = controller(claim.meta()) {
+            let mut index = self.claims_of.write();
+            let names = index.entry(owner.uid.clone()).or_default();
+            let changed = match event {
+                Change::Applied(_) => names.insert(name.clone()),
+                Change::Deleted(_) => names.remove(&name),
+            };
+            if names.is_empty() {
+                index.remove(&owner.uid);
+            }
+            let pool = claim.labels().get(label::POOL).filter(|_| changed);
+            if let Some(pool) = pool {
+                queues.pools.poke(name.beside(pool));
+            }
+        }
+        if let Some(session) = session_of(claim) {
+            queues.sessions.poke(session);
+        }
+    }
+
+    fn on_sandbox(&self, event: &Change<'_, Sandbox>, queues: &Queues) {
+        let session = self.session_of_sandbox(&Name::of(event.object()));
+        if let Some(session) = session {
+            queues.sessions.poke(session);
+        }
+    }
+
+    fn on_pod(&self, event: &Change<'_, Pod>, queues: &Queues) {
+        let pod = event.object();
+        let Some(owner) = controller(pod.meta()) else { return };
+        let session = self.session_of_sandbox(&Name::of(pod).beside(&owner.name));
+        if let Some(session) = session {
+            queues.sessions.poke(session);
+        }
+    }
+
+    fn on_warm_pool(&self, event: &Change<'_, SandboxWarmPool>, queues: &Queues) {
+        let warm_pool = event.object();
+        let Some(pool) = warm_pool.labels().get(label::POOL) else {
+            return;
+        };
+        let pool = Name::of(warm_pool).beside(pool);
+        self.poke_sessions_of(&pool, queues);
+        queues.pools.poke(pool);
+    }
+
+    /// Sessions that wait for this pool: those without a sandbox that are not over.
+    fn poke_sessions_of(&self, pool: &Name, queues: &Queues) {
+        let waits = |session: &AgentSession| {
+            let status = session.status.clone().unwrap_or_default();
+            session.spec.pool_ref.name == pool.name
+                && session.namespace().as_deref() == Some(&pool.namespace)
+                && status.sandbox.is_none()
+                && !crate::session::plan::has_ended(&status)
+        };
+        let all = self.sessions.state();
+        all.iter()
+            .filter(|session| waits(session))
+            .for_each(|session| queues.sessions.poke(Name::of(&**session)));
+    }
+}
+
+/// An object that a source applied has changed or gone: the source looks for drift.
+fn poke_source_of<K: ResourceExt>(event: &Change<'_, K>, queues: &Queues) {
+    let object = event.object();
+    let Some((namespace, name)) = object
+        .annotations()
+        .get(label::SOURCE)
+        .and_then(|source| source.split_once('/'))
+    else {
+        return;
+    };
+    let source = Name {
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+    };
+    queues.sources.poke_after(source, DRIFT_WAIT);
+}
+
+/// A source's own applies and status writes come in bursts; one look per burst is enough.
+const DRIFT_WAIT: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// The session that controls a claim.
+fn session_of(claim: &SandboxClaim) -> Option<Name> {
+    let owner = controller(claim.meta()).filter(|owner| owner.kind == "AgentSession")?;
+    Some(Name::of(claim).beside(&owner.name))
+}
+
+/// An object came, changed or went.
+enum Change<'a, K> {
+    Applied(&'a K),
+    Deleted(&'a K),
+}
+
+impl<K> Change<'_, K> {
+    fn object(&self) -> &K {
+        match self {
+            Self::Applied(object) | Self::Deleted(object) => object,
+        }
+    }
+}
+
+struct Watch<'a> {
+    client: &'a Client,
+    caches: &'a Arc<Caches>,
+    queues: &'a Queues,
+    tracker: &'a TaskTracker,
+    cancel: &'a CancellationToken,
+}
+
+type Handler<K> = fn(&Caches, &Change<'_, K>, &Queues);
+
+impl Watch<'_> {
+    fn start<K>(&self, writer: reflector::store::Writer<K>, config: &watcher::Config, handle: Handler<K>)
+    where
+        K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + Slim + 'static,
+    {
+        let api: Api<DeserializeGuard<K>> = Api::all(self.client.clone());
+        let events = watcher(api, config.clone())
+            .default_backoff()
+            .try_filter_map(|event| async { Ok(readable(event)) });
+        let stream = reflector::reflector(writer, events);
+        let (caches, queues) = (Arc::clone(self.caches), self.queues.clone());
+        let stopped = self.cancel.clone().cancelled_owned();
+        self.tracker.spawn(async move {
+            stream
+                .take_until(stopped)
+                .for_each(|event| {
+                    match event {
+                        Ok(watcher::Event::Apply(object) | watcher::Event::InitApply(object)) => {
+                            handle(&caches, &Change::Applied(&object), &queues);
+                        }
+                        Ok(watcher::Event::Delete(object)) => handle(&caches, &Change::Deleted(&object), &queues),
+                        Ok(watcher::Event::Init | watcher::Event::InitDone) => {}
+                        Err(error) => tracing::warn!(kind = %K::kind(&()), error = %error, "watch interrupted"),
+                    }
+                    futures::future::ready(())
+                })
+                .await;
+        });
+    }
+}
+
+/// The event without objects that can't be read, which are said once here, and without what no plan reads.
+fn readable<K: Resource<DynamicType = ()> + Slim>(
+    event: watcher::Event<DeserializeGuard<K>>,
+) -> Option<watcher::Event<K>> {
+    let read = |guard: DeserializeGuard<K>| match guard.0 {
+        Ok(mut object) => {
+            object.meta_mut().managed_fields = None;
+            object.slim();
+            Some(object)
+        }
+        Err(invalid) => {
+            let ObjectMeta { namespace, name, .. } = invalid.metadata;
+            let (kind, error) = (K::kind(&()), invalid.error);
+            tracing::warn!(%kind, ?namespace, ?name, %error, "object can't be read and is left out");
+            None
+        }
+    };
+    Some(match event {
+        watcher::Event::Apply(guard) => watcher::Event::Apply(read(guard)?),
+        watcher::Event::InitApply(guard) => watcher::Event::InitApply(read(guard)?),
+        watcher::Event::Delete(guard) => watcher::Event::Delete(read(guard)?),
+        watcher::Event::Init => watcher::Event::Init,
+        watcher::Event::InitDone => watcher::Event::InitDone,
+    })
+}
+
+/// Drops from a cached object what no plan reads.
+trait Slim {
+    fn slim(&mut self) {}
+}
+
+impl Slim for AgentSession {}
+impl Slim for AgentPool {}
+impl Slim for SandboxClaim {}
+impl Slim for Sandbox {}
+impl Slim for SandboxWarmPool {}
+impl Slim for GitSource {}
+impl Slim for CredentialBinding {}
+impl Slim for Pod {
+    fn slim(&mut self) {
+        self.spec = None;
+        let phase = self.status.take().and_then(|status| status.phase);
+        self.status = Some(k8s_openapi::api::core::v1::PodStatus {
+            phase,
+            ..Default::default()
+        });
+    }
+}

@@ -1,0 +1,76 @@
+//! The running cluster: clients and addresses.
+
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+use kube::Client;
+use kube::config::{Config, KubeConfigOptions};
+use sqlx::PgPool;
+use sqlx::postgres::PgPoolOptions;
+
+/// The running cluster.
+#[derive(Clone)]
+pub struct Cluster {
+    /// As the cluster's administrator.
+    pub client: Client,
+    /// Berth's database, as its application user.
+    pub database: PgPool,
+    /// Base URL of the forge.
+    pub forge: String,
+    /// Administrator of the forge, and the password.
+    pub forge_login: (String, String),
+}
+
+/// Connects to the cluster that the environment names.
+pub async fn cluster() -> Result<Cluster> {
+    // Tests of one process share a provider; the second install says that there is one.
+    drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+    let config = Config::from_kubeconfig(&KubeConfigOptions::default()).await.context(
+        "no kubeconfig: run the tests \
+        with bin/test e2e, or inside tests/cluster/cluster shell",
+    )?;
+    Ok(Cluster {
+        client: Client::try_from(config)?,
+        database: PgPoolOptions::new()
+            .max_connections(2)
+            .connect_lazy(&variable("BERTH_DATABASE_URL")?)?,
+        forge: variable("BERTH_GITEA_URL")?,
+        forge_login: (variable("BERTH_GITEA_USER")?, variable("BERTH_GITEA_PASSWORD")?),
+    })
+}
+
+impl Cluster {
+    /// Stops, starts or restarts one of the cluster's processes, as `tests/cluster/cluster` names it.
+    pub fn process(&self, verb: &str, name: &str) -> Result<()> {
+        let program = concat!(env!("CARGO_MANIFEST_DIR"), "/../cluster/cluster");
+        let output = Command::new(program).args([verb, name]).output()?;
+        if !output.status.success() {
+            bail!("{verb} {name}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(())
+    }
+
+    /// Runs a program with the environment that this process has, such as kubectl; gives standard output.
+    pub fn run(&self, program: &str, arguments: &[&str]) -> Result<String> {
+        let output = Command::new(program)
+            .args(arguments)
+            .output()
+            .with_context(|| format!("{program} can't be run"))?;
+        let (out, err) = (
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+        );
+        if !output.status.success() {
+            bail!("{program} {}: {err}{out}", arguments.join(" "));
+        }
+        Ok(out.into_owned())
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the tests' one place that reads the environment"
+)]
+fn variable(name: &str) -> Result<String> {
+    std::env::var(name).with_context(|| format!("{name} isn't set: run the tests with bin/test e2e"))
+}

@@ -1,0 +1,10 @@
+//! End-to-end tests, on the real cluster: `bin/test e2e`, or one in seconds:
+//! `tests/cluster/cluster shell cargo test -p berth-e2e NAME`.
+//!
+//! Tests of module [`disruptive`] stop parts that others need: `bin/test` runs them alone.
+#![cfg(test)]
+
+mod disruptive;
+mod manifests;
+mod pool;
+mod session;
