@@ -1,2 +1,28 @@
-//! Placeholder.
-fn main() {}
+//! Entry point of `berth-sidecar`: parses, starts logging, dispatches.
+
+use std::process::ExitCode;
+
+use berth_sidecar::cli::{Cli, Command, LogFormat};
+use berth_sidecar::control::ready;
+use berth_sidecar::{fence, run};
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> anyhow::Result<ExitCode> {
+    let cli = Cli::parse();
+    let filter = EnvFilter::try_new(&cli.log).unwrap_or_else(|_invalid| EnvFilter::new("info"));
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match cli.log_format {
+        LogFormat::Json => logs.json().init(),
+        LogFormat::Pretty => logs.compact().init(),
+    }
+    match cli.command {
+        Command::Run(options) => run::start(options)?,
+        Command::Ready { state } if !ready::is_attached(&state) => return Ok(ExitCode::FAILURE),
+        Command::Ready { .. } => {}
+        Command::Fence { mode } => fence::load(mode)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,70 @@
+//! The command line; the only place that reads the environment.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Entry process of the agent container.
+#[derive(Debug, Parser)]
+#[command(version)]
+pub struct Cli {
+    /// What is logged to standard error.
+    #[arg(long, env = "BERTH_LOG", default_value = "warn", global = true)]
+    pub log: String,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Copies this program to DIRECTORY/berth-runner.
+    Install {
+        /// An existing directory.
+        directory: PathBuf,
+    },
+    /// Waits for a session, runs its harness, reports.
+    Run(Options),
+}
+
+/// How to run.
+#[derive(Args, Clone, Debug)]
+pub struct Options {
+    /// Directory with the sidecar's socket.
+    #[arg(long)]
+    pub handoff: PathBuf,
+    /// Directory that the harness works in.
+    #[arg(long)]
+    pub workspace: PathBuf,
+    /// The harness, unless the assignment names one.
+    #[arg(last = true)]
+    pub command: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_harness_command_may_be_absent_and_keeps_its_dashes() {
+        let parse = |tail: &[&str]| {
+            let head = ["berth-runner", "run", "--handoff", "h", "--workspace", "w"];
+            let cli = Cli::try_parse_from(head.iter().chain(tail)).unwrap();
+            let Command::Run(options) = cli.command else {
+                panic!("not run")
+            };
+            options.command
+        };
+        assert_eq!(parse(&["--", "sh", "-c", "x"]), ["sh", "-c", "x"]);
+        assert!(parse(&["--"]).is_empty());
+        assert!(parse(&[]).is_empty());
+    }
+}

@@ -1,0 +1,22 @@
+//! SIDECAR → HARNESS → SIDECAR. The entry process of the agent container.
+//!
+//! It connects to the sidecar's socket ([`link`]), waits for an assignment and its release ([`wait`]), starts the
+//! harness ([`start`], what exactly says [`harness`]), streams what it writes ([`stream`]) and tells how it ended
+//! ([`result`]). It never runs two harnesses in one container start, never restarts one, and holds no secret.
+
+pub mod cli;
+pub mod install;
+pub mod run;
+
+pub mod link;
+
+pub mod wait;
+
+pub mod harness;
+pub mod start;
+
+pub mod stream;
+
+pub mod result;
+
+pub mod reap;

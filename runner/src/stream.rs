@@ -1,0 +1,93 @@
+//! What the harness writes → output frames for the sidecar, and the runner's own output for `kubectl logs`.
+//!
+//! Nothing is read ahead: when the frames' queue is full the harness blocks on its pipe.
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use berth_protocol::handoff::{FromRunner, MAX_OUTPUT_BYTES};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::{mpsc, watch};
+
+/// Carries one stream until its end, or until `cut` is set and nothing is there to be read.
+pub async fn carry(
+    stream: u8,
+    mut from: impl AsyncRead + Unpin,
+    mut log: impl AsyncWrite + Unpin,
+    frames: mpsc::Sender<FromRunner>,
+    mut cut: watch::Receiver<bool>,
+) {
+    let mut piece = vec![0; MAX_OUTPUT_BYTES];
+    loop {
+        let read = tokio::select! {
+            biased;
+            read = from.read(&mut piece) => read.unwrap_or(0),
+            _ = cut.wait_for(|cut| *cut) => 0,
+        };
+        let Some(piece) = piece.get(..read).filter(|piece| !piece.is_empty()) else {
+            return;
+        };
+        tee(&mut log, piece).await;
+        let frame = FromRunner::Output {
+            stream,
+            data: BASE64_STANDARD.encode(piece),
+        };
+        if frames.send(frame).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The log is a convenience: that it can't be written stops nothing.
+async fn tee(log: &mut (impl AsyncWrite + Unpin), piece: &[u8]) {
+    let written = async {
+        log.write_all(piece).await?;
+        log.flush().await
+    };
+    if let Err(error) = written.await {
+        tracing::debug!(error = &error as &dyn std::error::Error, "the log isn't written");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_full_queue_stops_the_reading() {
+        let (mut pipe, from) = tokio::io::duplex(1024);
+        let (sender, mut frames) = mpsc::channel(1);
+        let (_cut, cut) = watch::channel(false);
+        let carried = tokio::spawn(carry(2, from, tokio::io::sink(), sender, cut));
+        // One frame in the queue, one in hand, one in the pipe; the writer then waits.
+        let writing = async { while pipe.write_all(&[b'x'; 1024]).await.is_ok() {} };
+        assert!(
+            tokio::time::timeout(std::time::Duration::from_millis(200), writing)
+                .await
+                .is_err()
+        );
+        drop(pipe);
+        let mut bytes = 0;
+        while let Some(FromRunner::Output { stream, data }) = frames.recv().await {
+            assert_eq!(stream, 2);
+            bytes += BASE64_STANDARD.decode(data).unwrap().len();
+        }
+        assert!((1024..=4096).contains(&bytes), "{bytes}");
+        carried.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_cut_ends_a_pipe_that_somebody_holds_open_but_loses_nothing() {
+        let (mut pipe, from) = tokio::io::duplex(1024);
+        let (sender, mut frames) = mpsc::channel(1);
+        let (_keep, cut) = watch::channel(true);
+        pipe.write_all(b"last words").await.unwrap();
+        carry(1, from, tokio::io::sink(), sender, cut).await;
+        assert_eq!(
+            frames.recv().await,
+            Some(FromRunner::Output {
+                stream: 1,
+                data: BASE64_STANDARD.encode("last words")
+            })
+        );
+    }
+}

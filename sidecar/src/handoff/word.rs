@@ -1,0 +1,142 @@
+//! What the runner says → the bond. Everything is checked and cut before it goes on; what no runner would say is a
+//! violation, and ends the connection.
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use berth_protocol::control::HarnessExited;
+use berth_protocol::handoff::{FromRunner, MAX_OUTPUT_BYTES};
+
+use super::next::Runner;
+use crate::control::bond::Bond;
+use crate::control::held::{Bound, Stage};
+use crate::control::state::StateError;
+
+/// A word that no runner would say.
+#[derive(Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Violation {
+    /// Before the harness was released.
+    #[error("{0} before the harness was released")]
+    TooEarly(&'static str),
+    /// Something that can't be read.
+    #[error("{0}")]
+    Nonsense(&'static str),
+}
+
+/// Takes a frame after the first.
+pub fn take(bond: &Bond, runner: &mut Runner, frame: FromRunner) -> Result<Result<(), Violation>, StateError> {
+    if let Err(violation) = check(bond.with_bound(|bound| bound.stage), &frame) {
+        return Ok(Err(violation));
+    }
+    match frame {
+        FromRunner::Hello { .. } => {}
+        FromRunner::Ready { incarnation } => confirm(bond, runner, incarnation),
+        FromRunner::Started { command } => bond.started(cut_command(command))?,
+        FromRunner::Output { stream, data } => {
+            let Some(bytes) = decoded(&data) else {
+                return Ok(Err(Violation::Nonsense("output that isn't base64, or too long")));
+            };
+            bond.output(stream.into(), &bytes)?;
+        }
+        FromRunner::Exited { code, summary, error } => {
+            let (summary, error) = (cut(&summary, SUMMARY_MAX), cut(&error, ERROR_MAX));
+            bond.exited(HarnessExited { code, summary, error })?;
+        }
+    }
+    Ok(Ok(()))
+}
+
+fn check(stage: Option<Stage>, frame: &FromRunner) -> Result<(), Violation> {
+    let running = stage.is_some_and(|stage| stage >= Stage::Started);
+    match frame {
+        FromRunner::Hello { .. } => Err(Violation::Nonsense("a second hello")),
+        FromRunner::Output { stream: 0 | 3.., .. } => Err(Violation::Nonsense("output of an unknown stream")),
+        FromRunner::Started { .. } if !running => Err(Violation::TooEarly("started")),
+        FromRunner::Output { .. } if !running => Err(Violation::TooEarly("output")),
+        FromRunner::Exited { .. } if !running => Err(Violation::TooEarly("exited")),
+        _ => Ok(()),
+    }
+}
+
+fn confirm(bond: &Bond, runner: &mut Runner, incarnation: u64) {
+    let current = bond.with_bound(|bound: &Bound| (bound.incarnation, bound.version));
+    if current.is_some_and(|(bound, version)| bound == incarnation && runner.assigned == Some(version)) {
+        runner.confirmed = runner.assigned;
+        bond.confirm(runner.confirmed);
+    }
+}
+
+fn decoded(data: &str) -> Option<Vec<u8>> {
+    let longest = MAX_OUTPUT_BYTES.div_ceil(3) * 4;
+    let bytes = BASE64_STANDARD.decode(data).ok().filter(|_| data.len() <= longest)?;
+    (bytes.len() <= MAX_OUTPUT_BYTES).then_some(bytes)
+}
+
+fn cut(text: &str, max: usize) -> String {
+    text.get(..text.floor_char_boundary(max)).unwrap_or_default().to_owned()
+}
+
+fn cut_command(command: Vec<String>) -> Vec<String> {
+    command
+        .into_iter()
+        .take(ARGUMENTS_MAX)
+        .map(|argument| cut(&argument, ARGUMENT_MAX))
+        .collect()
+}
+
+/// DESIGN §8: the summary in the status.
+const SUMMARY_MAX: usize = 16 << 10;
+/// A line for the author.
+const ERROR_MAX: usize = 1 << 10;
+/// The pool's schema allows no longer command …
+const ARGUMENTS_MAX: usize = 64;
+/// … and these are for people to recognise, not to run.
+const ARGUMENT_MAX: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn output(stream: u8) -> FromRunner {
+        FromRunner::Output {
+            stream,
+            data: String::new(),
+        }
+    }
+
+    #[test]
+    fn nothing_is_said_of_a_harness_before_its_release() {
+        let exited = FromRunner::Exited {
+            code: 0,
+            summary: String::new(),
+            error: String::new(),
+        };
+        for frame in [output(1), exited, FromRunner::Started { command: vec![] }] {
+            for stage in [None, Some(Stage::Assigned), Some(Stage::Released)] {
+                assert!(check(stage, &frame).is_err(), "{stage:?} {frame:?}");
+            }
+            assert_eq!(check(Some(Stage::Started), &frame), Ok(()));
+            assert_eq!(check(Some(Stage::Over), &frame), Ok(()));
+        }
+    }
+
+    #[test]
+    fn unknown_streams_and_bad_data_are_violations() {
+        assert!(check(Some(Stage::Started), &output(0)).is_err());
+        assert!(check(Some(Stage::Started), &output(3)).is_err());
+        assert_eq!(decoded("!"), None);
+        assert_eq!(
+            decoded(&BASE64_STANDARD.encode(vec![0; MAX_OUTPUT_BYTES])).map(|bytes| bytes.len()),
+            Some(MAX_OUTPUT_BYTES)
+        );
+        assert_eq!(decoded(&BASE64_STANDARD.encode(vec![0; MAX_OUTPUT_BYTES + 1])), None);
+    }
+
+    #[test]
+    fn words_are_cut_between_characters() {
+        assert_eq!(cut("a€b", 2), "a");
+        assert_eq!(
+            cut_command(vec!["x".repeat(1000); 100]),
+            vec!["x".repeat(ARGUMENT_MAX); ARGUMENTS_MAX]
+        );
+    }
+}
