@@ -1,34 +1,21 @@
-//! Stub.
-#![allow(missing_docs)]
-pub mod fetch {
-    pub fn child() -> std::process::ExitCode {
-        std::process::ExitCode::FAILURE
-    }
-}
-pub mod webhook {
-    pub const BODY_MAX: usize = 1 << 20;
-}
-pub mod reconcile {
-    use crate::context::Context;
-    use crate::watch::Name;
-    use crate::work::Outcome;
-    use std::sync::Arc;
-    #[derive(Clone)]
-    pub struct Sources;
-    impl Sources {
-        pub fn new(_c: kube::Client, _d: &std::path::Path) -> Self {
-            Self
-        }
-    }
-    pub async fn reconcile(_c: Arc<Context>, _n: Name) -> Outcome {
-        Outcome::Done
-    }
-    pub async fn webhook_is_authentic(
-        _c: &Context,
-        _n: &Name,
-        _h: &axum::http::HeaderMap,
-        _b: &[u8],
-    ) -> Result<bool, std::io::Error> {
-        Ok(false)
-    }
-}
+//! COMMIT → OBJECTS. The GitSource engine (DESIGN §3 GitSource, §4).
+//!
+//! fetch (a child process: [`fetch`], [`child`]) → [`manifest`] (pure) → [`plan`] (pure) → [`apply`] → [`status`] (pure);
+//! [`reconcile`] is the table of contents. In: a branch. Out: AgentSessions, AgentPools and CredentialBindings of the
+//! source's own namespace, applied as its ServiceAccount `berth-sync`. Never a checkout, never another namespace, never
+//! another owner's object. Deleting a GitSource leaves what it applied: absence of a source is no wish to delete.
+
+pub mod apply;
+pub mod child;
+pub mod credentials;
+pub mod declared;
+pub mod fetch;
+pub mod history;
+pub mod manifest;
+pub mod plan;
+pub mod reconcile;
+pub mod status;
+pub mod transport;
+pub mod tree;
+pub mod webhook;
+pub mod wire;

@@ -16,7 +16,7 @@ fn main() -> ExitCode {
     let done = match cli.command {
         Command::Run(args) => block_on(run::run(*args)),
         Command::Migrate(args) => block_on(migrate(args.database_url)),
-        Command::Fetch => return git::fetch::child(),
+        Command::Fetch => return git::child::run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

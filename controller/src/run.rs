@@ -9,6 +9,7 @@ use anyhow::{Context as _, bail};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams, Patch, PatchParams};
+use kube::config::Config;
 use kube::{Client, ResourceExt};
 use sqlx::PgPool;
 use tokio::net::TcpListener;
@@ -40,7 +41,8 @@ use crate::{git, http, pool, session, store, work};
 
 /// Runs until SIGTERM or the loss of the Lease.
 pub async fn run(args: Run) -> anyhow::Result<()> {
-    let client = Client::try_default().await.context("failed to find the API server")?;
+    let config = Config::infer().await.context("failed to find the API server")?;
+    let client = Client::try_from(config.clone()).context("failed to make a client of the API server")?;
     let now = Clock.now();
     let material = tls::load(&client, &args.namespace, now).await?;
     let (cancel, tracker) = (CancellationToken::new(), TaskTracker::new());
@@ -54,6 +56,7 @@ pub async fn run(args: Run) -> anyhow::Result<()> {
         context: watch::Sender::new(None),
         ready: watch::Sender::new(false),
         client,
+        config,
         leadership,
         args,
         cancel,
@@ -73,6 +76,7 @@ pub async fn run(args: Run) -> anyhow::Result<()> {
 /// One replica, active or standing by.
 struct Replica {
     client: Client,
+    config: Config,
     args: Run,
     database: Option<PgPool>,
     queues: Queues,
@@ -173,7 +177,7 @@ impl Replica {
             sessions_on_pods: SessionsOnPods::default(),
             runs,
             pools: pool::reconcile::Pools::default(),
-            sources: Sources::new(self.client.clone(), &self.args.cache_dir),
+            sources: Sources::new(self.config.clone(), &self.args.cache_dir),
             written: Written::default(),
             projection: ProjectionWriter::default(),
             event_writer,

@@ -1,0 +1,77 @@
+//! Starts the child that fetches one source, within limits of time, memory and files.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::Command;
+
+use super::wire::{Answer, Request, Tip};
+
+/// Why a source couldn't be fetched.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// The child couldn't be started, or ended without an answer: its limits, or a crash.
+    #[error("the fetch ended without an answer: {0}; it may take two minutes and use 2 GiB of memory")]
+    Child(String),
+    /// It answered, and this is why.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Folder of a source's clone.
+pub fn folder(cache: &Path, source_uid: &str) -> PathBuf {
+    cache.join("git").join(source_uid)
+}
+
+/// Fetches one source in a process of its own.
+pub async fn fetch(request: &Request) -> Result<Tip, FetchError> {
+    let answered = tokio::time::timeout(TIME_MAX, exchange(request)).await;
+    let answer = answered.map_err(|_elapsed| FetchError::Child("it took too long".to_owned()))?;
+    match answer.map_err(|error| FetchError::Child(error.to_string()))? {
+        Answer::Tip(tip) => Ok(tip),
+        Answer::Failed(why) => Err(FetchError::Refused(why)),
+    }
+}
+
+async fn exchange(request: &Request) -> std::io::Result<Answer> {
+    let program = std::env::current_exe()?;
+    let mut child = Command::new("prlimit")
+        .args([
+            format!("--as={MEMORY_MAX}"),
+            format!("--fsize={FILE_MAX}"),
+            "--core=0".to_owned(),
+        ])
+        .arg(program)
+        .args(["--log", "warn", "fetch"])
+        .env_clear()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .kill_on_drop(true)
+        .spawn()?;
+    let gone = || std::io::Error::other("it has no standard streams");
+    let (mut input, output) = (
+        child.stdin.take().ok_or_else(gone)?,
+        child.stdout.take().ok_or_else(gone)?,
+    );
+    input.write_all(&serde_json::to_vec(request)?).await?;
+    drop(input);
+    let mut answer = Vec::new();
+    output.take(ANSWER_MAX).read_to_end(&mut answer).await?;
+    let status = child.wait().await?;
+    if !status.success() {
+        return Err(std::io::Error::other(status.to_string()));
+    }
+    Ok(serde_json::from_slice(&answer)?)
+}
+
+/// A clone of a few hundred megabytes over a slow line.
+const TIME_MAX: Duration = Duration::from_mins(2);
+/// Address space; a fetch of a thousand manifests uses a tenth of it.
+const MEMORY_MAX: u64 = 2 << 30;
+/// Largest file that the child may write: a pack.
+const FILE_MAX: u64 = 512 << 20;
+/// 16 MiB of text at most, escaped.
+const ANSWER_MAX: u64 = 64 << 20;

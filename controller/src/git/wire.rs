@@ -1,0 +1,98 @@
+//! What `run` and its child `fetch` say to each other: one JSON request on standard input, one answer on standard
+//! output.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// One source to fetch. Holds that source's credentials and no other's.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct Request {
+    /// Clone URL, https or http, without credentials.
+    pub url: String,
+    /// Branch to follow.
+    pub branch: String,
+    /// Bare repository of this source.
+    pub folder: PathBuf,
+    /// Globs of files that are read.
+    pub include: Vec<String>,
+    /// Globs of files that are not.
+    pub exclude: Vec<String>,
+    /// How to log in.
+    pub login: Login,
+    /// Certificates to trust besides the platform's, PEM.
+    pub ca: Option<String>,
+    /// The tip that the caller holds already: its files aren't sent again.
+    pub held: Option<String>,
+    /// The tip seen before, to tell whether the branch was rewound.
+    pub before: Option<String>,
+}
+
+/// How to log in to a git server.
+#[derive(Clone, Default, Deserialize, Serialize)]
+pub enum Login {
+    /// Not at all.
+    #[default]
+    None,
+    /// HTTP Basic.
+    Basic {
+        /// User name.
+        username: String,
+        /// Password or token.
+        password: String,
+    },
+    /// A bearer token.
+    Bearer(String),
+}
+
+impl std::fmt::Debug for Login {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(match self {
+            Self::None => "None",
+            Self::Basic { .. } => "Basic",
+            Self::Bearer(_) => "Bearer",
+        })
+    }
+}
+
+/// The child's answer.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub enum Answer {
+    /// The branch's tip.
+    Tip(Tip),
+    /// It couldn't be had, in words for the author of the GitSource.
+    Failed(String),
+}
+
+/// A branch's tip and what it holds.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct Tip {
+    /// The commit.
+    pub commit: String,
+    /// Whether it isn't a descendant of the tip seen before.
+    pub rewound: bool,
+    /// The files that were asked for; `None` when the caller holds this tip already.
+    pub files: Option<Files>,
+}
+
+/// The files of a tip.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct Files {
+    /// Readable ones.
+    pub read: Vec<File>,
+    /// Paths that can't be read, and why.
+    pub refused: Vec<(String, String)>,
+}
+
+/// One file.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct File {
+    /// Path in the repository.
+    pub path: String,
+    /// Its text.
+    pub text: String,
+    /// The last commit that changed it.
+    pub commit: String,
+    /// Author of that commit, as the commit says.
+    pub author: String,
+}
