@@ -5,13 +5,16 @@
 //! source's own namespace, applied as its ServiceAccount `berth-sync`. Never a checkout, never another namespace, never
 //! another owner's object. Deleting a GitSource leaves what it applied: absence of a source is no wish to delete.
 
+pub mod announce;
 pub mod apply;
 pub mod child;
 pub mod credentials;
 pub mod declared;
 pub mod fetch;
 pub mod history;
+pub mod live;
 pub mod manifest;
+pub mod mirror;
 pub mod plan;
 pub mod reconcile;
 pub mod status;
@@ -19,3 +22,4 @@ pub mod transport;
 pub mod tree;
 pub mod webhook;
 pub mod wire;
+pub mod yaml;

@@ -30,6 +30,9 @@ pub enum StoreError {
     /// The schema couldn't be brought up to date.
     #[error("failed to migrate the schema")]
     Migrate(#[source] Box<MigrateError>),
+    /// Somebody else migrates, or died while it did.
+    #[error("the schema's migration lock is held by another connection; end that one, see pg_locks")]
+    Locked,
     /// A statement failed.
     #[error("failed to write {0}")]
     Write(&'static str, #[source] sqlx::Error),
@@ -75,9 +78,9 @@ pub async fn migrate(url: &str) -> Result<Migrated, StoreError> {
         return Ok(Migrated::Unreachable);
     };
     // sqlx takes an advisory lock: two replicas that start at once migrate once.
-    MIGRATOR
-        .run(&mut connection)
-        .await
+    let migrated = tokio::time::timeout(LOCK_WAIT, MIGRATOR.run(&mut connection)).await;
+    migrated
+        .map_err(|_elapsed| StoreError::Locked)?
         .map_err(|error| StoreError::Migrate(Box::new(error)))?;
     Ok(Migrated::Done)
 }
@@ -89,11 +92,24 @@ async fn migrate_if_behind(pool: &PgPool) -> Result<(), StoreError> {
     match current.fetch_one(pool).await {
         Ok(version) if version >= newest => Ok(()),
         Err(error) if error.as_database_error().is_none() => Err(StoreError::Connect(error)),
-        _ => MIGRATOR
-            .run(pool)
-            .await
-            .map_err(|error| StoreError::Migrate(Box::new(error))),
+        _ => migrate_apart(pool).await,
     }
+}
+
+/// On a connection of its own: a migration that fails keeps its advisory lock until its connection is closed, and
+/// everybody else would wait for it. On a blocking thread, since the compiler can't see that sqlx's future may move.
+async fn migrate_apart(pool: &PgPool) -> Result<(), StoreError> {
+    let mut connection = pool.acquire().await.map_err(StoreError::Connect)?.detach();
+    let runtime = tokio::runtime::Handle::current();
+    let migrated = tokio::task::spawn_blocking(move || {
+        runtime.block_on(async {
+            let migrated = MIGRATOR.run(&mut connection).await;
+            drop(connection.close().await); // a connection that can't be closed holds no lock
+            migrated
+        })
+    });
+    let migrated = migrated.await.map_err(|error| StoreError::Connect(sqlx::Error::Io(error.into())))?;
+    migrated.map_err(|error| StoreError::Migrate(Box::new(error)))
 }
 
 /// The projection, the events and a spare for migration.
@@ -101,4 +117,6 @@ const CONNECTIONS_MAX: u32 = 4;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 const STATEMENT_TIMEOUT: &str = "10s";
 const MIGRATE_WAIT: Duration = Duration::from_secs(20);
+/// A migration of a large table takes minutes, and another replica's is waited for.
+const LOCK_WAIT: Duration = Duration::from_mins(10);
 const MIGRATE_RETRY: Duration = Duration::from_millis(500);

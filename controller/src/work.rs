@@ -6,10 +6,11 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::hash::Hash;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
@@ -107,7 +108,9 @@ where
                 let work = look(key.clone());
                 running.spawn(async move {
                     let _permit = permit;
-                    (key, work.await)
+                    // A look that panics fails like any other: its key is looked at again, and no other notices.
+                    let outcome = AssertUnwindSafe(work).catch_unwind().await;
+                    (key, outcome.unwrap_or(Outcome::Failed))
                 });
             }
         }
@@ -231,5 +234,24 @@ mod tests {
     async fn failures_back_off() {
         // 0, 0.2, 0.6, 1.4, 3.0, 6.2 s
         assert_eq!(count_looks(vec![("a", 0)], Outcome::Failed, 7).await, 6);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_that_panics_is_looked_at_again() {
+        let queue = Pokes::default();
+        queue.poke("a");
+        let looks = Arc::new(AtomicUsize::new(0));
+        let cancel = CancellationToken::new();
+        let counted = Arc::clone(&looks);
+        let worker = run(queue, 4, cancel.clone(), move |_| {
+            let before = counted.fetch_add(1, Ordering::SeqCst);
+            async move { if before == 0 { panic!("the first look") } else { Outcome::Done } }
+        });
+        let stop = async {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            cancel.cancel();
+        };
+        tokio::join!(worker, stop);
+        assert_eq!(looks.load(Ordering::SeqCst), 2);
     }
 }

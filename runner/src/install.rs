@@ -34,7 +34,6 @@ fn write(own: &mut File, partial: &Path, path: &Path) -> io::Result<()> {
     let mut copy = File::create(partial)?;
     io::copy(own, &mut copy)?;
     copy.set_permissions(Permissions::from_mode(0o555))?;
-    copy.sync_all()?;
     fs::rename(partial, path)
 }
 

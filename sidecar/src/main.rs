@@ -1,5 +1,6 @@
 //! Entry point of `berth-sidecar`: parses, starts logging, dispatches.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use berth_sidecar::cli::{Cli, Command, LogFormat};
@@ -13,7 +14,8 @@ fn main() -> anyhow::Result<ExitCode> {
     let filter = EnvFilter::try_new(&cli.log).unwrap_or_else(|_invalid| EnvFilter::new("info"));
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     match cli.log_format {
         LogFormat::Json => logs.json().init(),
         LogFormat::Pretty => logs.compact().init(),

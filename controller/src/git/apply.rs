@@ -1,6 +1,8 @@
 //! IO: carries out a plan's steps as the namespace's ServiceAccount `berth-sync`. Each object on its own: one that is
 //! refused stops no other.
 
+use std::time::Duration;
+
 use berth_crds::{GitSource, SourceError, label};
 use futures::StreamExt;
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
@@ -60,7 +62,8 @@ async fn one(client: &Client, source: &GitSource, step: &Step) -> Result<bool, (
             let mut params = PatchParams::apply(label::SOURCE_MANAGER).validation_strict();
             params.force = *force;
             let object = provenance(source, declared);
-            let applied = api.patch(&declared.key.name, &params, &Patch::Apply(&object)).await;
+            let patch = Patch::Apply(&object);
+            let applied = in_time(api.patch(&declared.key.name, &params, &patch)).await;
             applied
                 .map(|_| true)
                 .map_err(|error| refused(declared.at.clone(), &declared.key, &error))
@@ -74,7 +77,7 @@ async fn one(client: &Client, source: &GitSource, step: &Step) -> Result<bool, (
                 preconditions: Some(only),
                 ..DeleteParams::background()
             };
-            match api(client, &namespace, key).delete(&key.name, &params).await {
+            match in_time(api(client, &namespace, key).delete(&key.name, &params)).await {
                 Ok(_) => Ok(false),
                 Err(kube::Error::Api(status)) if ["NotFound", "Conflict"].contains(&status.reason.as_str()) => {
                     Ok(false)
@@ -83,6 +86,12 @@ async fn one(client: &Client, source: &GitSource, step: &Step) -> Result<bool, (
             }
         }
     }
+}
+
+/// An API server that doesn't answer holds up no other source.
+async fn in_time<T>(request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, kube::Error> {
+    let late = |_| kube::Error::Service("the API server didn't answer in time; it is tried again".into());
+    tokio::time::timeout(REQUEST_MAX, request).await.map_err(late)?
 }
 
 fn api(client: &Client, namespace: &str, key: &Key) -> Api<DynamicObject> {
@@ -134,6 +143,8 @@ fn provenance(source: &GitSource, declared: &Declared) -> Value {
     object
 }
 
+/// What the API server itself gives a request, halved.
+const REQUEST_MAX: Duration = Duration::from_secs(30);
 /// A source of a thousand objects takes seconds, and the API server keeps room for others.
 const AT_ONCE: usize = 8;
 /// A screenful: the API server's own words can be long.

@@ -6,12 +6,14 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use git2::{Commit, Direction, FetchOptions, Oid, Remote, RemoteCallbacks, Repository};
+use git2::{Commit, Oid, Repository};
+use serde_json::Value;
 
-use super::history::last_changes;
-use super::transport;
+use super::declared::Declarations;
+use super::mirror::{self, words};
 use super::tree::{self, Paths};
-use super::wire::{Answer, File, Files, Request, Tip};
+use super::wire::{Answer, Request, Tip};
+use super::{history, manifest, transport};
 
 /// Reads the request, writes the answer.
 pub fn run() -> ExitCode {
@@ -72,116 +74,55 @@ fn fetch(request: &Request) -> Result<Tip, String> {
     if let Some(why) = refuse_url(&request.url) {
         return Err(why);
     }
-    let paths = Paths::new(&request.include, &request.exclude)?;
     transport::register(request)?;
-    let repository = open(request)?;
-    let commit = bring(&repository, request)?;
-    let tip = repository
-        .find_commit(commit)
-        .map_err(|error| words("the tip can't be read", &error))?;
-    let rewound = rewound(&repository, request, commit);
-    let held = request.held.as_deref() == Some(commit.to_string().as_str());
-    let files = if held {
+    let repository = mirror::open(&request.folder)?;
+    let tip = mirror::bring(&repository, request)?;
+    let commit = tip.id().to_string();
+    let rewound = mirror::is_rewound(&repository, request.before.as_deref(), tip.id());
+    let held = request.held.as_ref() == Some(&commit);
+    let declarations = if held {
         None
     } else {
-        Some(files(&repository, &tip, &paths)?)
+        Some(declarations(&repository, &tip, request)?)
     };
     Ok(Tip {
-        commit: commit.to_string(),
+        commit,
         rewound,
-        files,
+        declarations,
     })
 }
 
-/// The source's own bare repository; one that can't be opened is made anew.
-fn open(request: &Request) -> Result<Repository, String> {
-    if let Ok(found) = Repository::open_bare(&request.folder) {
-        return Ok(found);
-    }
-    if request.folder.exists() {
-        std::fs::remove_dir_all(&request.folder).map_err(|error| format!("the clone can't be removed: {error}"))?;
-    }
-    Repository::init_bare(&request.folder).map_err(|error| words("the clone can't be made", &error))
-}
-
-/// Asks for the branch's tip, and for its objects when they aren't there yet.
-fn bring(repository: &Repository, request: &Request) -> Result<Oid, String> {
-    let mut remote = repository
-        .remote_anonymous(&request.url)
-        .map_err(|error| words("the URL can't be used", &error))?;
-    let tip = remote_tip(&mut remote, &request.branch)?;
-    if repository.find_commit(tip).is_ok() {
-        return Ok(tip);
-    }
-    let mut callbacks = RemoteCallbacks::new();
-    callbacks.transfer_progress(|progress| progress.total_objects() <= OBJECTS_MAX);
-    let mut options = FetchOptions::new();
-    options
-        .remote_callbacks(callbacks)
-        .download_tags(git2::AutotagOption::None);
-    let reference = format!("+refs/heads/{}:{TIP}", request.branch);
-    remote.fetch(&[reference], Some(&mut options), None).map_err(|error| {
-        words(
-            &format!("the branch can't be fetched (at most {OBJECTS_MAX} objects)"),
-            &error,
-        )
-    })?;
-    repository
-        .refname_to_id(TIP)
-        .map_err(|error| words("the branch wasn't fetched", &error))
-}
-
-fn remote_tip(remote: &mut Remote<'_>, branch: &str) -> Result<Oid, String> {
-    remote
-        .connect(Direction::Fetch)
-        .map_err(|error| words("the server can't be asked", &error))?;
-    let wanted = format!("refs/heads/{branch}");
-    let heads = remote
-        .list()
-        .map_err(|error| words("the server can't be asked", &error))?;
-    let tip = heads
-        .iter()
-        .find(|head| head.name() == wanted)
-        .map(git2::RemoteHead::oid);
-    drop(remote.disconnect());
-    tip.ok_or_else(|| format!("the repository has no branch {branch}"))
-}
-
-fn rewound(repository: &Repository, request: &Request, tip: Oid) -> bool {
-    let Some(before) = request.before.as_deref().and_then(|before| Oid::from_str(before).ok()) else {
-        return false;
-    };
-    before != tip && !repository.graph_descendant_of(tip, before).unwrap_or(false)
-}
-
-fn files(repository: &Repository, tip: &Commit<'_>, paths: &Paths) -> Result<Files, String> {
+/// What the tip declares, each object with the commit that changed it last.
+fn declarations(repository: &Repository, tip: &Commit<'_>, request: &Request) -> Result<Declarations, String> {
+    let paths = Paths::new(&request.include, &request.exclude)?;
     let tree = tip.tree().map_err(|error| words("the tree can't be read", &error))?;
-    let (texts, mut files) = tree::read(repository, &tree, paths)?;
-    let names: Vec<String> = texts.iter().map(|(path, _)| path.clone()).collect();
-    let mut changes = last_changes(tip, &names);
-    files.read = texts
-        .into_iter()
-        .map(|(path, text)| {
-            let (commit, author) = changes.remove(&path).unwrap_or_default();
-            File {
-                path,
-                text,
-                commit,
-                author,
-            }
-        })
-        .collect();
-    Ok(files)
+    let files = tree::read(repository, &tree, &paths)?;
+    let mut declarations = manifest::read(&files, &request.namespace);
+    drop(files);
+    declarations.errors.truncate(ERRORS_MAX);
+    let size: usize = declarations.objects.iter().map(|object| values(&object.object)).sum();
+    if size > VALUES_MAX {
+        return Err(format!(
+            "the manifests hold more than {VALUES_MAX} values; use several sources"
+        ));
+    }
+    let held = request.held.as_deref().and_then(|held| Oid::from_str(held).ok());
+    history::attribute(repository, tip, held, &mut declarations.objects, &request.namespace);
+    Ok(declarations)
 }
 
-fn words(what: &str, error: &git2::Error) -> String {
-    format!("{what}: {}", error.message())
+fn values(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(values).sum::<usize>(),
+        Value::Object(fields) => 1 + fields.values().map(values).sum::<usize>(),
+        _ => 1,
+    }
 }
 
-/// Where the fetched tip is kept.
-const TIP: &str = "refs/berth/tip";
-/// A repository of manifests has thousands.
-const OBJECTS_MAX: usize = 500_000;
+/// What a person can't read is not said in full; the objects concerned stay marked.
+const ERRORS_MAX: usize = 10_000;
+/// Ten thousand sessions of thirty values; the caller holds a hundred bytes for each.
+const VALUES_MAX: usize = 300_000;
 
 #[cfg(test)]
 mod tests {

@@ -1,14 +1,14 @@
 //! What a tip declares: objects that can be applied, and what is wrong with the rest.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use berth_crds::{AgentPool, AgentSession, CredentialBinding, SourceError};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// The kinds that a source applies, in the order they are applied in.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 pub enum Kind {
     /// CredentialBinding: a grant is narrowed before anything else happens.
     Binding,
@@ -37,7 +37,7 @@ impl Kind {
 }
 
 /// Kind and name: an object of the source's namespace.
-#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 pub struct Key {
     /// Its kind.
     pub kind: Kind,
@@ -52,7 +52,7 @@ impl std::fmt::Display for Key {
 }
 
 /// One object as a file declares it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Declared {
     /// Which object.
     pub key: Key,
@@ -64,7 +64,7 @@ pub struct Declared {
     pub object: Value,
     /// SHA-256 of the object, hex.
     pub sha256: String,
-    /// The last commit that changed the file.
+    /// The last commit that changed the document; empty while it isn't known.
     pub commit: String,
     /// Author of that commit.
     pub author: String,
@@ -82,6 +82,27 @@ impl Declared {
     }
 }
 
+impl Declarations {
+    /// Names the commits that the walk along the history did not reach: an object that was held the same before keeps
+    /// its commit; another one has the tip.
+    pub fn inherit(&mut self, held: Option<&Self>, tip: &str) {
+        let known: HashMap<(&Key, &str), &Declared> = held
+            .into_iter()
+            .flat_map(|held| &held.objects)
+            .map(|object| ((&object.key, object.path.as_str()), object))
+            .collect();
+        for object in self.objects.iter_mut().filter(|object| object.commit.is_empty()) {
+            let before = known
+                .get(&(&object.key, object.path.as_str()))
+                .filter(|before| before.sha256 == object.sha256);
+            (object.commit, object.author) = before.map_or_else(
+                || (tip.to_owned(), String::new()),
+                |before| (before.commit.clone(), before.author.clone()),
+            );
+        }
+    }
+}
+
 fn typed<K: DeserializeOwned + Serialize>(value: &Value) -> Value {
     let read = K::deserialize(value).ok();
     read.and_then(|object| serde_json::to_value(object).ok())
@@ -89,7 +110,7 @@ fn typed<K: DeserializeOwned + Serialize>(value: &Value) -> Value {
 }
 
 /// A tip, read.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Declarations {
     /// Objects that can be applied.
     pub objects: Vec<Declared>,

@@ -25,9 +25,9 @@ pub fn folder(cache: &Path, source_uid: &str) -> PathBuf {
     cache.join("git").join(source_uid)
 }
 
-/// Fetches one source in a process of its own.
-pub async fn fetch(request: &Request) -> Result<Tip, FetchError> {
-    let answered = tokio::time::timeout(TIME_MAX, exchange(request)).await;
+/// Fetches one source in a process of its own: `program` is `berth-controller`.
+pub async fn fetch(program: &Path, request: &Request) -> Result<Tip, FetchError> {
+    let answered = tokio::time::timeout(TIME_MAX, exchange(program, request)).await;
     let answer = answered.map_err(|_elapsed| FetchError::Child("it took too long".to_owned()))?;
     match answer.map_err(|error| FetchError::Child(error.to_string()))? {
         Answer::Tip(tip) => Ok(tip),
@@ -35,11 +35,11 @@ pub async fn fetch(request: &Request) -> Result<Tip, FetchError> {
     }
 }
 
-async fn exchange(request: &Request) -> std::io::Result<Answer> {
-    let program = std::env::current_exe()?;
+async fn exchange(program: &Path, request: &Request) -> std::io::Result<Answer> {
     let mut child = Command::new("prlimit")
         .args([
-            format!("--as={MEMORY_MAX}"),
+            format!("--data={MEMORY_MAX}"),
+            format!("--cpu={}", CPU_MAX.as_secs()),
             format!("--fsize={FILE_MAX}"),
             "--core=0".to_owned(),
         ])
@@ -64,14 +64,17 @@ async fn exchange(request: &Request) -> std::io::Result<Answer> {
     if !status.success() {
         return Err(std::io::Error::other(status.to_string()));
     }
-    Ok(serde_json::from_slice(&answer)?)
+    Ok(tokio::task::spawn_blocking(move || serde_json::from_slice(&answer)).await??)
 }
 
 /// A clone of a few hundred megabytes over a slow line.
 const TIME_MAX: Duration = Duration::from_mins(2);
-/// Address space; a fetch of a thousand manifests uses a tenth of it.
-const MEMORY_MAX: u64 = 2 << 30;
+/// Processor time: twice what indexing the largest pack takes.
+const CPU_MAX: Duration = Duration::from_mins(1);
+/// Memory that isn't a file's. As many children as run at once (`run`) and the controller itself fit into the container's
+/// limit (the chart's `resources`): where a container is out of memory, all of its processes are killed.
+const MEMORY_MAX: u64 = 192 << 20;
 /// Largest file that the child may write: a pack.
 const FILE_MAX: u64 = 512 << 20;
 /// 16 MiB of text at most, escaped.
-const ANSWER_MAX: u64 = 64 << 20;
+const ANSWER_MAX: u64 = 40 << 20;

@@ -1,47 +1,85 @@
-//! The last commit that changed each file, along the first parents: merges count as the change that they brought.
+//! The last commit that changed each document, along the first parents: merges count as the change that they brought.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-use git2::{Commit, Oid, Tree};
+use git2::{Commit, Oid, Repository, Tree};
 
-/// For each path the commit and its author. A path that has not changed within [`COMMITS_MAX`] commits gets the oldest
-/// one that was looked at.
-pub fn last_changes(tip: &Commit<'_>, paths: &[String]) -> HashMap<String, (String, String)> {
-    let mut found = HashMap::new();
-    let mut left: Vec<&String> = paths.iter().collect();
+use super::declared::Declared;
+use super::manifest;
+
+/// Names commit and author of every object. The walk ends at `held`, the tip that the caller knows already: what has
+/// not changed since stays without a commit. One that nothing within the bounds has changed gets the oldest commit that
+/// was looked at.
+pub fn attribute(
+    repository: &Repository,
+    tip: &Commit<'_>,
+    held: Option<Oid>,
+    objects: &mut [Declared],
+    namespace: &str,
+) {
+    let began = Instant::now();
+    let mut left: BTreeMap<String, Vec<&mut Declared>> = BTreeMap::new();
+    for object in objects {
+        left.entry(object.path.clone()).or_default().push(object);
+    }
     let mut commit = tip.clone();
     for _ in 0..COMMITS_MAX {
+        if Some(commit.id()) == held {
+            return;
+        }
         let parent = commit.parent(0).ok();
-        let (mine, theirs) = (
-            commit.tree().ok(),
-            parent.as_ref().and_then(|parent| parent.tree().ok()),
-        );
-        left.retain(|path| {
-            let changed = blob(mine.as_ref(), path) != blob(theirs.as_ref(), path);
-            if changed {
-                found.insert((*path).clone(), name(&commit));
+        let before = parent.as_ref().and_then(|parent| parent.tree().ok());
+        for path in changed(repository, &commit, before.as_ref()) {
+            let Some(objects) = left.remove(&path) else { continue };
+            let known = hashes(repository, before.as_ref(), &path, namespace);
+            let (same, new): (Vec<_>, Vec<_>) = objects.into_iter().partition(|object| known.contains(&object.sha256));
+            for object in new {
+                name(object, &commit);
             }
-            !changed
-        });
+            if !same.is_empty() {
+                left.insert(path, same);
+            }
+        }
         match parent {
-            Some(parent) if !left.is_empty() => commit = parent,
+            Some(parent) if !left.is_empty() && began.elapsed() < TIME_MAX => commit = parent,
             _ => break,
         }
     }
-    found.extend(left.into_iter().map(|path| (path.clone(), name(&commit))));
-    found
+    left.into_values().flatten().for_each(|object| name(object, &commit));
 }
 
-fn blob(tree: Option<&Tree<'_>>, path: &str) -> Option<Oid> {
-    tree?.get_path(Path::new(path)).ok().map(|entry| entry.id())
+/// Paths that differ between a commit and its first parent. Folders that are the same aren't opened.
+fn changed(repository: &Repository, commit: &Commit<'_>, before: Option<&Tree<'_>>) -> Vec<String> {
+    let tree = commit.tree().ok();
+    let Ok(diff) = repository.diff_tree_to_tree(before, tree.as_ref(), None) else {
+        return vec![];
+    };
+    let path = |delta: git2::DiffDelta<'_>| delta.new_file().path()?.to_str().map(str::to_owned);
+    diff.deltas().filter_map(path).collect()
 }
 
-fn name(commit: &Commit<'_>) -> (String, String) {
+/// Hashes of what a file declared before.
+fn hashes(repository: &Repository, tree: Option<&Tree<'_>>, path: &str, namespace: &str) -> HashSet<String> {
+    let entry = tree.and_then(|tree| tree.get_path(Path::new(path)).ok());
+    let blob = entry.and_then(|entry| repository.find_blob(entry.id()).ok());
+    let small = blob.filter(|blob| blob.size() <= super::tree::FILE_MAX);
+    let text = small.and_then(|blob| String::from_utf8(blob.content().to_vec()).ok());
+    text.map(|text| manifest::hashes(&text, namespace))
+        .unwrap_or_default()
+        .into_iter()
+        .collect()
+}
+
+fn name(object: &mut Declared, commit: &Commit<'_>) {
     let author = commit.author();
     let (name, email) = (author.name().unwrap_or("?"), author.email().unwrap_or("?"));
-    (commit.id().to_string(), format!("{name} <{email}>"))
+    object.commit = commit.id().to_string();
+    object.author = format!("{name} <{email}>");
 }
 
-/// Half a year of a busy repository; a walk over a thousand files stays below a second.
+/// Half a year of a busy repository.
 const COMMITS_MAX: usize = 500;
+/// A tenth of what a fetch may take.
+const TIME_MAX: Duration = Duration::from_secs(10);

@@ -3,12 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use berth_crds::{GROUP, SourceError, VERSION, label};
-use serde_json::Value;
+use berth_crds::{GROUP, NAME_MAX, SourceError, VERSION, label};
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::declared::{Declarations, Declared, Key, Kind};
-use super::wire::{File, Files};
+use super::tree::{File, Files};
+use super::yaml::{self, Document, Field, Node, Place};
 
 /// Reads every document of every file, for a source of this namespace.
 pub fn read(files: &Files, namespace: &str) -> Declarations {
@@ -22,7 +23,7 @@ pub fn read(files: &Files, namespace: &str) -> Declarations {
         });
     }
     for file in &files.read {
-        for document in split(&file.text) {
+        for document in yaml::split(&file.text) {
             take(&mut all, file, &document, namespace);
         }
     }
@@ -31,64 +32,45 @@ pub fn read(files: &Files, namespace: &str) -> Declarations {
     all
 }
 
-/// A document and the line, from 1, that it begins at.
-struct Document<'a> {
-    text: &'a str,
-    first_line: usize,
-}
-
-/// YAML's document markers stand alone at a line's start, whatever is around them.
-fn split(text: &str) -> Vec<Document<'_>> {
-    let mut documents = Vec::new();
-    let (mut begin, mut first_line, mut offset) = (0, 1, 0);
-    for (number, line) in text.split_inclusive('\n').enumerate() {
-        let marker = line
-            .strip_prefix("---")
-            .is_some_and(|rest| rest.trim_end().is_empty() || rest.starts_with(' '));
-        if marker {
-            documents.push(Document {
-                text: text.get(begin..offset).unwrap_or_default(),
-                first_line,
-            });
-            let content = offset + if line.trim_end() == "---" { line.len() } else { 3 };
-            (begin, first_line) = (content, number + 1 + usize::from(line.trim_end() == "---"));
-        }
-        offset += line.len();
-    }
-    documents.push(Document {
-        text: text.get(begin..).unwrap_or_default(),
-        first_line,
-    });
-    documents
+/// Hashes of the objects that one file declares, to tell whether a document changed with it.
+pub fn hashes(text: &str, namespace: &str) -> Vec<String> {
+    let declared = |document: &Document<'_>| {
+        let declared = declare(&document.read().ok()?, namespace).ok()??;
+        Some(hash(&declared.1))
+    };
+    yaml::split(text).iter().filter_map(declared).collect()
 }
 
 fn take(all: &mut Declarations, file: &File, document: &Document<'_>, namespace: &str) {
-    let blank = |line: &str| line.trim().is_empty() || line.trim_start().starts_with('#');
-    if document.text.lines().all(blank) {
-        return;
-    }
-    let value: Value = match serde_saphyr::from_str(document.text) {
-        Ok(value) => value,
-        Err(error) => {
-            let place = error
-                .location()
-                .map_or((1, 1), |location| (location.line(), location.column()));
-            let line = document.first_line + usize::try_from(place.0).unwrap_or(1).max(1) - 1;
-            let message = format!(
-                "not YAML that can be read: {}",
-                first_line(&error.without_snippet().to_string())
-            );
+    let node = match document.read() {
+        Ok(node) => node,
+        // A lock file, a CRD: larger than anything of ours, and none of ours.
+        Err(unreadable) if unreadable.oversized && !document.mentions(GROUP) => {
             all.unreadable.insert(file.path.clone());
+            all.skipped += 1;
+            return;
+        }
+        Err(unreadable) => {
+            all.unreadable.insert(file.path.clone());
+            let message = format!("not YAML that can be read: {}", unreadable.message);
             all.errors.push(SourceError {
-                at: format!("{}:{line}:{}", file.path, place.1),
+                at: at(&file.path, unreadable.place),
                 object: None,
                 message,
             });
             return;
         }
     };
-    match declare(file, document, value, namespace) {
-        Ok(Some(declared)) => all.objects.push(declared),
+    match declare(&node, namespace) {
+        Ok(Some((key, object))) => all.objects.push(Declared {
+            key,
+            path: file.path.clone(),
+            at: at(&file.path, document.place(node.place())),
+            sha256: hash(&object),
+            object,
+            commit: String::new(),
+            author: String::new(),
+        }),
         Ok(None) => all.skipped += 1,
         Err(refusal) => {
             match refusal.key.clone() {
@@ -96,7 +78,7 @@ fn take(all: &mut Declarations, file: &File, document: &Document<'_>, namespace:
                 None => drop(all.unreadable.insert(file.path.clone())),
             }
             all.errors.push(SourceError {
-                at: place(file, document, refusal.field),
+                at: at(&file.path, document.place(refusal.place)),
                 object: refusal.key.map(|key| key.to_string()),
                 message: refusal.message,
             });
@@ -104,148 +86,179 @@ fn take(all: &mut Declarations, file: &File, document: &Document<'_>, namespace:
     }
 }
 
-fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().to_owned()
+fn at(path: &str, place: Place) -> String {
+    format!("{path}:{}:{}", place.line, place.column)
 }
 
-/// Why a document isn't applied.
+fn hash(object: &Value) -> String {
+    hex::encode(Sha256::digest(object.to_string()))
+}
+
+/// Why a document isn't applied, and where.
 struct Refusal {
     key: Option<Key>,
-    /// Name of the field that is wrong, to find its line.
-    field: &'static str,
+    place: Place,
     message: String,
 }
 
-/// Where a field stands: the first line of the document that begins with its name.
-fn place(file: &File, document: &Document<'_>, field: &str) -> String {
-    let named = |line: &str| {
-        let begin = line.trim_start_matches([' ', '-', '{', '"', '\'']);
-        let is = begin
-            .strip_prefix(field)
-            .is_some_and(|rest| rest.starts_with([':', '"', '\'', '/', '.', ' ']));
-        is.then_some(line.len() - begin.len() + 1)
-    };
-    let found = document
-        .text
-        .lines()
-        .enumerate()
-        .find_map(|(line, text)| Some((line, named(text)?)));
-    let first = || {
-        let begin = document
-            .text
-            .lines()
-            .position(|line| !line.trim().is_empty() && !line.trim_start().starts_with('#'));
-        (begin.unwrap_or(0), 1)
-    };
-    let (line, column) = found.unwrap_or_else(first);
-    format!("{}:{}:{column}", file.path, document.first_line + line)
+fn refuse(place: Place, message: String) -> Refusal {
+    Refusal {
+        key: None,
+        place,
+        message,
+    }
 }
 
 /// The object of a document; `None` for a foreign kind.
-fn declare(file: &File, document: &Document<'_>, value: Value, namespace: &str) -> Result<Option<Declared>, Refusal> {
-    let text = |pointer: &str| {
-        value
-            .pointer(pointer)
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-            .to_owned()
-    };
-    let (api_version, kind) = (text("/apiVersion"), text("/kind"));
-    let refuse = |field, message: String| Refusal {
-        key: None,
-        field,
-        message,
-    };
-    if api_version == "v1" && kind == "List" {
-        return Err(refuse(
-            "kind",
-            "kind List isn't read; write each object as a document of its own".to_owned(),
-        ));
-    }
-    let Some((group, version)) = api_version.split_once('/').filter(|(group, _)| *group == GROUP) else {
-        return Ok(None);
-    };
-    if version != VERSION {
-        return Err(refuse(
-            "apiVersion",
-            format!("apiVersion {api_version:?} isn't served; {group}/{VERSION} is"),
-        ));
-    }
-    let Some(kind) = Kind::named(&kind) else {
-        let message =
-            format!("kind {kind:?} isn't applied from git; AgentSession, AgentPool and CredentialBinding are");
-        return Err(refuse("kind", message));
-    };
-    let name = text("/metadata/name");
-    if name.is_empty() {
-        return Err(refuse(
-            "metadata",
-            format!("metadata.name is missing; every {} needs one", kind.name()),
-        ));
-    }
+fn declare(node: &Node, namespace: &str) -> Result<Option<(Key, Value)>, Refusal> {
+    let Some(kind) = kind(node)? else { return Ok(None) };
+    let name = name(node, kind)?;
     let key = Key { kind, name };
-    check(&value, namespace).map_err(|(field, message)| Refusal {
+    let with_key = |refusal| Refusal {
         key: Some(key.clone()),
-        field,
-        message,
-    })?;
-    let at = place(file, document, "apiVersion");
-    let object = in_namespace(value, namespace);
-    let sha256 = hex::encode(Sha256::digest(object.to_string()));
-    let (path, commit, author) = (file.path.clone(), file.commit.clone(), file.author.clone());
-    Ok(Some(Declared {
-        key,
-        path,
-        at,
-        object,
-        sha256,
-        commit,
-        author,
-    }))
+        ..refusal
+    };
+    check_fields(node).map_err(with_key)?;
+    let metadata = metadata(node, &key.name, namespace).map_err(with_key)?;
+    let mut object = json!({"apiVersion": format!("{GROUP}/{VERSION}"), "kind": kind.name(), "metadata": metadata});
+    if let Some(spec) = node.field("spec") {
+        object["spec"] = spec.node.value();
+    }
+    Ok(Some((key, object)))
 }
 
-/// The first thing in the document that a file may not say.
-fn check(value: &Value, namespace: &str) -> Result<(), (&'static str, String)> {
-    let field = |pointer: &str| value.pointer(pointer).filter(|value| !value.is_null());
-    if let Some(other) = field("/metadata/namespace").filter(|other| other.as_str() != Some(namespace)) {
-        let message = format!("metadata.namespace is {other}; a source applies in its own, {namespace:?}, alone");
-        return Err(("namespace", message));
+fn kind(node: &Node) -> Result<Option<Kind>, Refusal> {
+    let text = |name: &str| node.field(name).and_then(|field| field.node.text()).unwrap_or_default();
+    let place = |name: &str| node.field(name).map_or_else(|| node.place(), |field| field.place);
+    let (api_version, kind) = (text("apiVersion"), text("kind"));
+    if api_version == "v1" && kind == "List" {
+        let message = "kind List isn't read; write each object as a document of its own".to_owned();
+        return Err(refuse(place("kind"), message));
     }
-    for name in REFUSED_METADATA {
-        if field(&format!("/metadata/{name}")).is_some() {
-            return Err((name, format!("metadata.{name} may not be set from git; remove it")));
-        }
+    let (group, version) = api_version.split_once('/').unwrap_or_default();
+    if group != GROUP {
+        // A slip in apiVersion would else read as "the object has left the branch".
+        return match Kind::named(kind) {
+            Some(_) => Err(refuse(
+                place("apiVersion"),
+                format!("apiVersion of a {kind} is {api_version:?}; write {GROUP}/{VERSION}"),
+            )),
+            None => Ok(None),
+        };
     }
-    if field("/status").is_some() {
-        return Err(("status", "status is Berth's to write; remove it".to_owned()));
+    if version != VERSION {
+        let message = format!("apiVersion {api_version:?} isn't served; {GROUP}/{VERSION} is");
+        return Err(refuse(place("apiVersion"), message));
     }
-    for part in ["labels", "annotations"] {
-        let keys = value.pointer(&format!("/metadata/{part}")).and_then(Value::as_object);
-        let reserved = keys
-            .into_iter()
-            .flatten()
-            .map(|(key, _)| key)
-            .find(|key| key.starts_with(label::PREFIX) && !label::USER_KEYS.contains(&key.as_str()));
-        if let Some(key) = reserved {
-            let allowed = label::USER_KEYS.join(", ");
-            return Err((
-                part,
-                format!(
-                    "metadata.{part} {key:?} is reserved; of {}* only {allowed} may be set",
-                    label::PREFIX
-                ),
-            ));
+    let message = format!("kind {kind:?} isn't applied from git; AgentSession, AgentPool and CredentialBinding are");
+    Kind::named(kind)
+        .map(Some)
+        .ok_or_else(|| refuse(place("kind"), message))
+}
+
+fn name(node: &Node, kind: Kind) -> Result<String, Refusal> {
+    let metadata = node.field("metadata");
+    let place = metadata.map_or_else(|| node.place(), |field| field.place);
+    let Some(field) = metadata
+        .and_then(|field| field.node.field("name"))
+        .filter(|field| !field.node.is_null())
+    else {
+        return Err(refuse(
+            place,
+            format!("metadata.name is missing; every {} needs one", kind.name()),
+        ));
+    };
+    let name = field.node.text().unwrap_or_default();
+    let word = |character: char| character.is_ascii_lowercase() || character.is_ascii_digit() || character == '-';
+    let fits = name.len() <= NAME_MAX
+        && name.starts_with(|first: char| first.is_ascii_lowercase())
+        && !name.ends_with('-')
+        && name.chars().all(word);
+    let found = berth_crds::condition::cut(&field.node.value().to_string(), FOUND_MAX);
+    let message = format!(
+        "metadata.name is {found}; it is a text of at most {NAME_MAX} lower-case letters, digits and '-' that begins with a letter"
+    );
+    if fits {
+        Ok(name.to_owned())
+    } else {
+        Err(refuse(field.place, message))
+    }
+}
+
+/// Nothing stands beside the four fields of an object.
+fn check_fields(node: &Node) -> Result<(), Refusal> {
+    for field in node.fields().into_iter().flatten() {
+        match field.name.as_str() {
+            "apiVersion" | "kind" | "metadata" | "spec" => {}
+            "status" if field.node.is_null() => {}
+            "status" => return Err(refuse(field.place, "status is Berth's to write; remove it".to_owned())),
+            other => {
+                let message = format!("unknown field {other:?}; an object has apiVersion, kind, metadata and spec");
+                return Err(refuse(field.place, message));
+            }
         }
     }
     Ok(())
 }
 
-fn in_namespace(mut value: Value, namespace: &str) -> Value {
-    if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
-        metadata.insert("namespace".to_owned(), namespace.into());
-        metadata.remove("creationTimestamp");
+/// What a file may say under `metadata`, with the namespace.
+fn metadata(node: &Node, name: &str, namespace: &str) -> Result<Value, Refusal> {
+    let mut metadata = json!({"name": name, "namespace": namespace});
+    for field in node
+        .field("metadata")
+        .and_then(|field| field.node.fields())
+        .into_iter()
+        .flatten()
+    {
+        match field.name.as_str() {
+            // kubectl prints the second.
+            "name" | "creationTimestamp" => {}
+            _ if field.node.is_null() => {}
+            "namespace" if field.node.text() == Some(namespace) => {}
+            "namespace" => {
+                let found = field.node.value();
+                let message =
+                    format!("metadata.namespace is {found}; a source applies in its own, {namespace:?}, alone");
+                return Err(refuse(field.place, message));
+            }
+            "labels" | "annotations" => metadata[field.name.as_str()] = keys(field)?,
+            other => {
+                let message = format!(
+                    "metadata.{other} may not be set from git; remove it: name, namespace, labels and annotations may"
+                );
+                return Err(refuse(field.place, message));
+            }
+        }
     }
-    value
+    Ok(metadata)
+}
+
+/// Labels or annotations: texts, and none of Berth's own keys.
+fn keys(part: &Field) -> Result<Value, Refusal> {
+    let name = &part.name;
+    let Some(fields) = part.node.fields() else {
+        return Err(refuse(
+            part.place,
+            format!("metadata.{name} is {}; it maps keys to texts", part.node.value()),
+        ));
+    };
+    for field in fields {
+        let key = field.name.as_str();
+        if key.starts_with(label::PREFIX) && !label::USER_KEYS.contains(&key) {
+            let allowed = label::USER_KEYS.join(", ");
+            let message = format!(
+                "metadata.{name} {key:?} is reserved; of {}* only {allowed} may be set",
+                label::PREFIX
+            );
+            return Err(refuse(field.place, message));
+        }
+        if field.node.text().is_none() {
+            let found = berth_crds::condition::cut(&field.node.value().to_string(), FOUND_MAX);
+            let message = format!("metadata.{name} {key:?} is {found}; it must be a text: put it in quotes");
+            return Err(refuse(field.node.place(), message));
+        }
+    }
+    Ok(part.node.value())
 }
 
 /// An object that two documents declare is applied from neither.
@@ -258,15 +271,12 @@ fn withhold_duplicates(all: &mut Declarations) {
             .push(declared.at.clone());
     }
     places.retain(|_, places| places.len() > 1);
+    all.objects.retain(|declared| !places.contains_key(&declared.key));
     for (key, places) in places {
-        all.objects.retain(|declared| declared.key != key);
-        for (index, at) in places.iter().enumerate() {
-            let others: Vec<&str> = places
-                .iter()
-                .enumerate()
-                .filter(|(other, _)| *other != index)
-                .map(|(_, at)| at.as_str())
-                .collect();
+        let mut others = places.clone();
+        others.truncate(OTHERS_MAX);
+        for at in &places {
+            let others: Vec<&str> = others.iter().filter(|other| *other != at).map(String::as_str).collect();
             let message = format!("declared again at {}; keep one of them", others.join(", "));
             all.errors.push(SourceError {
                 at: at.clone(),
@@ -278,17 +288,10 @@ fn withhold_duplicates(all: &mut Declarations) {
     }
 }
 
-/// What only the API server and controllers set (DESIGN §3 GitSource).
-const REFUSED_METADATA: [&str; 8] = [
-    "ownerReferences",
-    "finalizers",
-    "uid",
-    "resourceVersion",
-    "generateName",
-    "managedFields",
-    "selfLink",
-    "deletionTimestamp",
-];
+/// How much of a wrong value is quoted.
+const FOUND_MAX: usize = 64;
+/// How many other places of one object are named.
+const OTHERS_MAX: usize = 5;
 
 #[cfg(test)]
 mod tests;

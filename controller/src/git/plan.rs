@@ -1,7 +1,7 @@
 //! Pure: from what a tip declares and what stands to what is to be done, in order: grants are narrowed before anything
 //! else, each on its own (DESIGN §4).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use berth_crds::SourceError;
 use serde_json::Value;
@@ -119,8 +119,9 @@ type Leaving<'a> = Vec<(&'a Key, &'a Live)>;
 /// Objects of this source that the tip declares no more: bindings, and the rest. What an unreadable file may still
 /// declare stays.
 fn leaving<'a>(declared: &Declarations, live: &'a BTreeMap<Key, Live>) -> (Leaving<'a>, Leaving<'a>) {
+    let standing: HashSet<&Key> = declared.objects.iter().map(|object| &object.key).collect();
     let stays = |key: &Key, live: &Live| {
-        declared.objects.iter().any(|object| object.key == *key)
+        standing.contains(key)
             || declared.withheld.contains(key)
             || live
                 .path
@@ -164,14 +165,52 @@ fn decide(declared: &Declared, live: Option<&Live>) -> Decision {
             berth_crds::label::SOURCE_UID
         )),
         Owner::This if live.deleting => Decision::Unchanged,
-        Owner::This if live.applied.as_ref() == Some(&declared.sha256) && covers(&declared.typed(), &live.object) => {
-            Decision::Unchanged
-        }
+        Owner::This if is_current(declared, live) => Decision::Unchanged,
         Owner::This => Decision::Apply { force: true },
     }
 }
 
-/// Whether everything that is declared stands so. What others add beside it isn't git's.
+/// Whether the object was applied from this document of this file and still stands so.
+fn is_current(declared: &Declared, live: &Live) -> bool {
+    live.applied.as_ref() == Some(&declared.sha256)
+        && live.path.as_ref() == Some(&declared.path)
+        && stands(&declared.object, Some(&declared.typed()), Some(&live.object))
+}
+
+/// Whether everything that a document says stands so, in the form that the typed client gives. What others add beside it
+/// isn't git's.
+fn stands(said: &Value, typed: Option<&Value>, live: Option<&Value>) -> bool {
+    match (said, typed) {
+        (Value::Null, _) => true,
+        (Value::Object(said), None) if said.is_empty() => true,
+        // That form leaves out what is the default anyway.
+        (_, None) => live.is_none_or(|live| live == said || is_empty(live)),
+        (Value::Object(said), Some(typed)) if typed.is_object() => {
+            let field = |name: &String, said: &Value| {
+                let (typed, live) = (typed.get(name), live.and_then(|live| live.get(name)));
+                if NAMED_LISTS.contains(&name.as_str()) {
+                    items_stand(typed, live)
+                } else {
+                    stands(said, typed, live)
+                }
+            };
+            live.is_some_and(Value::is_object) && said.iter().all(|(name, said)| field(name, said))
+        }
+        (_, Some(typed)) => live.map_or_else(|| is_empty(typed), |live| covers(typed, live)),
+    }
+}
+
+/// Items with names are each their applier's.
+fn items_stand(typed: Option<&Value>, live: Option<&Value>) -> bool {
+    let items = |list: Option<&Value>| list.and_then(Value::as_array).cloned().unwrap_or_default();
+    let live = items(live);
+    let stands = |item: &Value| {
+        live.iter()
+            .any(|found| found.get("name") == item.get("name") && covers(item, found))
+    };
+    items(typed).iter().all(stands)
+}
+
 fn covers(declared: &Value, live: &Value) -> bool {
     match (declared, live) {
         (Value::Object(declared), Value::Object(live)) => declared.iter().all(|(key, value)| {
@@ -197,6 +236,8 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
+/// Lists whose items belong to whoever applied them (`x-kubernetes-list-type: map`).
+const NAMED_LISTS: [&str; 2] = ["credentials", "env"];
 /// DESIGN §4.
 const GUARD_FROM: usize = 10;
 

@@ -1,6 +1,6 @@
 //! One look at one source: fetch when it is due, read, plan, apply, status. Writes nothing when nothing changed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,24 +11,25 @@ use kube::api::{Api, PostParams};
 use kube::config::Config;
 use kube::{Resource, ResourceExt};
 use parking_lot::Mutex;
-use serde::Serialize;
 
+use super::announce::{Told, announce};
 use super::apply::{self, Applied};
-use super::credentials::{self, CredentialsError};
-use super::declared::{Declarations, Key, Kind};
+use super::credentials::{Accounts, CredentialsError};
+use super::declared::Declarations;
 use super::fetch::{self, FetchError};
-use super::plan::{Live, Owner, Prune, plan};
+use super::live::live;
+use super::plan::{Prune, plan};
 use super::status::{Handled, State, status};
+use super::webhook;
 use super::wire::Request;
-use super::{manifest, webhook};
 use crate::context::{Context, NotLeading};
-use crate::store::revision::RevisionRow;
 use crate::watch::Name;
 use crate::work::Outcome;
 
 /// What is remembered of sources while this process leads.
 pub struct Sources {
-    config: Config,
+    accounts: Accounts,
+    program: PathBuf,
     cache: PathBuf,
     inner: Mutex<HashMap<Name, Memory>>,
 }
@@ -43,8 +44,8 @@ struct Memory {
     /// A webhook came.
     asked: bool,
     tip: Option<Arc<Held>>,
-    /// The tip whose errors were published as Events.
-    announced: Option<String>,
+    /// What was published as Events and recorded.
+    told: Option<Told>,
 }
 
 /// A tip that was read.
@@ -53,11 +54,25 @@ struct Held {
     declared: Declarations,
 }
 
+impl Memory {
+    /// From one fetch to the next: however often a forge or a person asks, one a second.
+    fn wait(&self, source: &GitSource, interval: Duration) -> Duration {
+        let asked = self.asked || self.requested != requested(source);
+        if asked { SPACING } else { interval }
+    }
+}
+
+fn requested(source: &GitSource) -> Option<String> {
+    source.annotations().get(label::RECONCILE).cloned()
+}
+
 impl Sources {
     /// Sources whose clones are kept under `cache`; clients act as ServiceAccounts by way of `config`.
     pub fn new(config: Config, cache: &Path) -> Self {
         Self {
-            config,
+            accounts: Accounts::new(config),
+            // Without it each fetch says that it can't be started.
+            program: std::env::current_exe().unwrap_or_default(),
             cache: cache.to_owned(),
             inner: Mutex::default(),
         }
@@ -111,7 +126,7 @@ pub async fn webhook_is_authentic(
     let Some(source) = context.caches.source(name) else {
         return Ok(false);
     };
-    let secret = credentials::webhook(&context.sources.config, &source).await?;
+    let secret = context.sources.accounts.webhook(&source).await?;
     let authentic = secret.is_some_and(|secret| webhook::is_authentic(headers, body, &secret));
     if authentic {
         context.sources.ask(name);
@@ -182,12 +197,11 @@ async fn handle(
         Err(why) => return Ok((State::Failed(Reason::FetchFailed, why), Some(jittered(interval)))),
     };
     let handled = carry_out(context, source, &held).await?;
-    announce(context, name, source, &handled);
-    let left = context
-        .sources
-        .memory(name, source)
-        .fetched
-        .map_or(interval, |at| interval.saturating_sub(at.elapsed()));
+    let told = announce(context, name, source, &handled, memory.told);
+    context.sources.update(name, |memory| memory.told = Some(told));
+    let memory = context.sources.memory(name, source);
+    let wait = memory.wait(source, interval);
+    let left = memory.fetched.map_or(wait, |at| wait.saturating_sub(at.elapsed()));
     Ok((State::Handled(Box::new(handled)), Some(jittered(left.max(SOON)))))
 }
 
@@ -203,18 +217,22 @@ async fn held(
     source: &GitSource,
     (memory, interval): (&Memory, Duration),
 ) -> Result<Arc<Held>, String> {
-    let requested = source.annotations().get(label::RECONCILE).cloned();
     let generation = source.metadata.generation.unwrap_or(0);
-    let due = memory.fetched.is_none_or(|at| at.elapsed() >= interval);
-    let wanted = due || memory.asked || memory.requested != requested || memory.generation != generation;
+    let due = memory
+        .fetched
+        .is_none_or(|at| at.elapsed() >= memory.wait(source, interval));
+    let wanted = due || memory.generation != generation;
     if let Some(tip) = memory.tip.clone().filter(|_| !wanted) {
         return Ok(tip);
     }
     context.sources.update(name, |memory| {
         memory.asked = false;
         memory.fetched = Some(Instant::now());
-        memory.requested = requested;
-        memory.generation = generation;
+        memory.requested = requested(source);
+        // What was read for another spec may be of another repository or other paths.
+        if std::mem::replace(&mut memory.generation, generation) != generation {
+            memory.tip = None;
+        }
     });
     let kept = memory.tip.clone().filter(|_| memory.generation == generation);
     let held = fetch_tip(context, source, kept.as_ref()).await?;
@@ -225,27 +243,32 @@ async fn held(
 }
 
 async fn fetch_tip(context: &Context, source: &GitSource, held: Option<&Arc<Held>>) -> Result<Arc<Held>, String> {
-    let (login, ca) = credentials::login(&context.sources.config, source)
+    let (login, ca) = context
+        .sources
+        .accounts
+        .login(source)
         .await
         .map_err(|error| error.to_string())?;
-    let before = source
+    let attempted = source
         .status
         .as_ref()
         .and_then(|status| status.last_attempted_revision.as_deref());
+    let before = attempted.and_then(|attempted| attempted.split_once("@sha1:"));
     let request = Request {
         url: source.spec.url.clone(),
         branch: source.spec.reference.branch.clone(),
         folder: fetch::folder(&context.sources.cache, &source.uid().unwrap_or_default()),
+        namespace: source.namespace().unwrap_or_default(),
         include: source.spec.include.clone(),
         exclude: source.spec.exclude.clone(),
         login,
         ca,
         held: held.map(|held| held.commit.clone()),
         before: before
-            .and_then(|before| before.split_once("@sha1:"))
+            .filter(|(branch, _)| *branch == source.spec.reference.branch)
             .map(|(_, commit)| commit.to_owned()),
     };
-    let tip = fetch::fetch(&request)
+    let tip = fetch::fetch(&context.sources.program, &request)
         .await
         .map_err(|error: FetchError| error.to_string())?;
     if tip.rewound {
@@ -255,10 +278,11 @@ async fn fetch_tip(context: &Context, source: &GitSource, held: Option<&Arc<Held
         );
         context.events.publish(source, Reason::Rewound, &note, true);
     }
-    match (tip.files, held) {
+    match (tip.declarations, held) {
         (None, Some(held)) => Ok(Arc::clone(held)),
-        (files, _) => {
-            let declared = manifest::read(&files.unwrap_or_default(), &source.namespace().unwrap_or_default());
+        (declared, held) => {
+            let mut declared = declared.unwrap_or_default();
+            declared.inherit(held.map(|held| &held.declared), &tip.commit);
             Ok(Arc::new(Held {
                 commit: tip.commit,
                 declared,
@@ -290,7 +314,7 @@ async fn carry_out(context: &Context, source: &GitSource, held: &Held) -> Result
     if !planned.steps.is_empty() {
         context.check_leading()?;
         let namespace = source.namespace().unwrap_or_default();
-        let client = credentials::impersonate(&context.sources.config, &namespace, label::SYNC_ACCOUNT, true);
+        let client = context.sources.accounts.client(&namespace, label::SYNC_ACCOUNT);
         let client = client.map_err(|error| SourceFailure::Client(Box::new(error)))?;
         done = apply::apply(&client, source, &planned.steps).await;
     }
@@ -301,120 +325,6 @@ async fn carry_out(context: &Context, source: &GitSource, held: &Held) -> Result
     handled.guarded = planned.guarded;
     handled.forbidden = done.forbidden;
     Ok(handled)
-}
-
-/// Every object of the three kinds in the source's namespace, as cached.
-fn live(context: &Context, source: &GitSource) -> BTreeMap<Key, Live> {
-    let caches = &context.caches;
-    let mut all = BTreeMap::new();
-    collect(&mut all, Kind::Session, &caches.sessions.state(), context, source);
-    collect(&mut all, Kind::Pool, &caches.pools.state(), context, source);
-    collect(&mut all, Kind::Binding, &caches.bindings.state(), context, source);
-    all
-}
-
-fn collect<K: ResourceExt + Serialize>(
-    all: &mut BTreeMap<Key, Live>,
-    kind: Kind,
-    objects: &[Arc<K>],
-    context: &Context,
-    source: &GitSource,
-) {
-    for object in objects.iter().filter(|object| object.namespace() == source.namespace()) {
-        let annotation = |key: &str| object.annotations().get(key).cloned();
-        let live = Live {
-            uid: object.uid().unwrap_or_default(),
-            owner: owner(&**object, context, source),
-            applied: annotation(label::APPLIED),
-            path: annotation(label::PATH),
-            deleting: object.meta().deletion_timestamp.is_some(),
-            object: serde_json::to_value(&**object).unwrap_or_default(),
-        };
-        all.insert(
-            Key {
-                kind,
-                name: object.name_any(),
-            },
-            live,
-        );
-    }
-}
-
-fn owner(object: &impl ResourceExt, context: &Context, source: &GitSource) -> Owner {
-    let name = format!("{}/{}", source.namespace().unwrap_or_default(), source.name_any());
-    if let Some(uid) = object.labels().get(label::SOURCE_UID) {
-        let exists = || {
-            context
-                .caches
-                .sources
-                .state()
-                .iter()
-                .any(|other| other.uid().as_ref() == Some(uid))
-        };
-        let said = object.annotations().get(label::SOURCE);
-        // A source that was deleted and made again under its name goes on with what it applied.
-        return if source.uid().as_ref() == Some(uid) || (said == Some(&name) && !exists()) {
-            Owner::This
-        } else {
-            Owner::Other(format!("GitSource {}", said.map_or(uid.as_str(), String::as_str)))
-        };
-    }
-    let marks = [
-        (
-            object.labels().get("kustomize.toolkit.fluxcd.io/name"),
-            "Flux Kustomization",
-        ),
-        (object.labels().get("helm.toolkit.fluxcd.io/name"), "Flux HelmRelease"),
-        (
-            object.annotations().get("argocd.argoproj.io/tracking-id"),
-            "Argo CD Application",
-        ),
-        (object.annotations().get("meta.helm.sh/release-name"), "Helm release"),
-    ];
-    let found = marks
-        .into_iter()
-        .find_map(|(name, what)| Some(format!("{what} {}", name?)));
-    found.map_or(Owner::Nobody, Owner::Other)
-}
-
-/// Events and the record: once for each tip.
-fn announce(context: &Context, name: &Name, source: &GitSource, handled: &Handled) {
-    let memory = context.sources.memory(name, source);
-    let told = format!("{} {}", handled.commit, handled.errors.len());
-    if memory.announced.as_ref() == Some(&told) {
-        return;
-    }
-    context.sources.update(name, |memory| memory.announced = Some(told));
-    for error in handled.errors.iter().take(EVENTS_MAX) {
-        let object = error
-            .object
-            .as_ref()
-            .map(|object| format!("{object}: "))
-            .unwrap_or_default();
-        let note = format!("{}: {object}{}", error.at, error.message);
-        context.events.publish(source, Reason::AppliedWithErrors, &note, true);
-    }
-    tracing::info!(
-        source.namespace = name.namespace,
-        source.name = name.name,
-        git.commit = handled.commit,
-        standing = handled.standing,
-        errors = handled.errors.len(),
-        "source handled"
-    );
-    let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-    context.record_revision(RevisionRow {
-        source_uid: source.uid().unwrap_or_default(),
-        commit: handled.commit.clone(),
-        namespace: name.namespace.clone(),
-        name: name.name.clone(),
-        repository: source.spec.url.clone(),
-        branch: source.spec.reference.branch.clone(),
-        applied: count(handled.standing),
-        failed: count(handled.errors.len()),
-        skipped: count(handled.skipped),
-        at: context.clock.now().to_string(),
-    });
 }
 
 async fn write_status(context: &Context, name: &Name, source: &GitSource, state: &State) -> Result<(), SourceFailure> {
@@ -442,6 +352,5 @@ async fn write_status(context: &Context, name: &Name, source: &GitSource, state:
 
 const INTERVAL: Duration = Duration::from_secs(30);
 const INTERVAL_MIN: Duration = Duration::from_secs(5);
+const SPACING: Duration = Duration::from_secs(1);
 const SOON: Duration = Duration::from_millis(200);
-/// A file with a hundred mistakes needs no hundred Events; the status counts them.
-const EVENTS_MAX: usize = 20;

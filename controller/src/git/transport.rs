@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use git2::transport::{Service, SmartSubtransport, SmartSubtransportStream, Transport};
+use parking_lot::Mutex;
 use reqwest::blocking::{Client, Response};
+use reqwest::header::CONTENT_TYPE;
 use reqwest::redirect::Policy;
 use reqwest::{Certificate, StatusCode};
 
@@ -18,6 +20,7 @@ pub fn register(request: &Request) -> Result<(), String> {
         client: client(request)?,
         login: request.login.clone(),
         received: Arc::default(),
+        base: Arc::default(),
     };
     for scheme in ["http", "https"] {
         let http = http.clone();
@@ -73,10 +76,12 @@ struct Http {
     client: Client,
     login: Login,
     received: Arc<AtomicU64>,
+    /// Where the server led the first request to, within its own host.
+    base: Arc<Mutex<Option<String>>>,
 }
 
 impl Http {
-    fn send(&self, request: reqwest::blocking::RequestBuilder) -> io::Result<Body> {
+    fn send(&self, request: reqwest::blocking::RequestBuilder, wanted: &str) -> io::Result<Body> {
         let request = match &self.login {
             Login::None => request,
             Login::Basic { username, password } => request.basic_auth(username, Some(password)),
@@ -84,6 +89,9 @@ impl Http {
         };
         let response = request.send().map_err(|error| io::Error::other(words(&error)))?;
         match response.status() {
+            StatusCode::OK if !is_of(&response, wanted) => Err(io::Error::other(
+                "the server doesn't speak git's smart HTTP there: see spec.url",
+            )),
             StatusCode::OK => Ok(Body {
                 response,
                 received: Arc::clone(&self.received),
@@ -101,6 +109,13 @@ impl Http {
     }
 }
 
+fn is_of(response: &Response, wanted: &str) -> bool {
+    response
+        .headers()
+        .get(CONTENT_TYPE)
+        .is_some_and(|found| found == wanted)
+}
+
 /// The innermost cause says most; the request's URL is known.
 fn words(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
@@ -115,10 +130,17 @@ impl SmartSubtransport for Http {
         let url = url.trim_end_matches('/');
         match action {
             Service::UploadPackLs => {
-                let request = self.client.get(format!("{url}/info/refs?service=git-upload-pack"));
+                let request = self.client.get(format!("{url}{ADVERTISEMENT}"));
                 let body = self
-                    .send(request)
+                    .send(request, "application/x-git-upload-pack-advertisement")
                     .map_err(|error| git2::Error::from_str(&error.to_string()))?;
+                let base = body
+                    .response
+                    .url()
+                    .as_str()
+                    .strip_suffix(ADVERTISEMENT)
+                    .map(str::to_owned);
+                *self.base.lock() = base;
                 Ok(Box::new(Exchange {
                     http: self.clone(),
                     url: String::new(),
@@ -127,7 +149,8 @@ impl SmartSubtransport for Http {
                 }))
             }
             Service::UploadPack => {
-                let url = format!("{url}/git-upload-pack");
+                let base = self.base.lock().clone();
+                let url = format!("{}/git-upload-pack", base.as_deref().unwrap_or(url));
                 Ok(Box::new(Exchange {
                     http: self.clone(),
                     url,
@@ -173,10 +196,8 @@ impl Read for Exchange {
             empty @ None => {
                 let request = self.http.client.post(&self.url).body(std::mem::take(&mut self.sent));
                 let request = request.header("content-type", "application/x-git-upload-pack-request");
-                empty.insert(
-                    self.http
-                        .send(request.header("accept", "application/x-git-upload-pack-result"))?,
-                )
+                let wanted = "application/x-git-upload-pack-result";
+                empty.insert(self.http.send(request.header("accept", wanted), wanted)?)
             }
         };
         body.read(buffer)
@@ -202,6 +223,7 @@ impl Read for Body {
     }
 }
 
+const ADVERTISEMENT: &str = "/info/refs?service=git-upload-pack";
 const REDIRECTS_MAX: usize = 3;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The child as a whole has two minutes.

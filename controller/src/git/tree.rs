@@ -3,7 +3,23 @@
 use git2::{ObjectType, Repository, Tree, TreeEntry};
 use globset::{Glob, GlobBuilder, GlobSet, GlobSetBuilder};
 
-use super::wire::Files;
+/// The files of a tip.
+#[derive(Clone, Debug, Default)]
+pub struct Files {
+    /// Readable ones.
+    pub read: Vec<File>,
+    /// Paths that can't be read, and why.
+    pub refused: Vec<(String, String)>,
+}
+
+/// One file.
+#[derive(Clone, Debug, Default)]
+pub struct File {
+    /// Path in the repository.
+    pub path: String,
+    /// Its text.
+    pub text: String,
+}
 
 /// Which paths are read.
 pub struct Paths {
@@ -12,9 +28,9 @@ pub struct Paths {
 }
 
 impl Paths {
-    /// Paths by globs; every manifest when none is included by name.
+    /// Paths by globs; every manifest when none is included by name. Whatever the globs name, only YAML and JSON is read.
     pub fn new(include: &[String], exclude: &[String]) -> Result<Self, String> {
-        let all = ["**/*.yaml", "**/*.yml", "**/*.json"].map(str::to_owned);
+        let all = ["**".to_owned()];
         let include = if include.is_empty() { &all[..] } else { include };
         Ok(Self {
             include: globs("include", include)?,
@@ -23,7 +39,10 @@ impl Paths {
     }
 
     fn wanted(&self, path: &str) -> bool {
-        self.include.is_match(path) && !self.exclude.is_match(path)
+        let manifest = [".yaml", ".yml", ".json"]
+            .iter()
+            .any(|extension| path.ends_with(extension));
+        manifest && self.include.is_match(path) && !self.exclude.is_match(path)
     }
 }
 
@@ -40,17 +59,16 @@ fn globs(field: &str, patterns: &[String]) -> Result<GlobSet, String> {
 }
 
 /// Text of every wanted file, and what was refused. A tree beyond the bounds is refused whole.
-pub fn read(repository: &Repository, tree: &Tree<'_>, paths: &Paths) -> Result<(Vec<(String, String)>, Files), String> {
+pub fn read(repository: &Repository, tree: &Tree<'_>, paths: &Paths) -> Result<Files, String> {
     let mut reader = Reader {
         repository,
         paths,
         entries: 0,
         bytes: 0,
-        texts: Vec::new(),
         files: Files::default(),
     };
     reader.folder(tree, "", 0)?;
-    Ok((reader.texts, reader.files))
+    Ok(reader.files)
 }
 
 struct Reader<'a> {
@@ -58,7 +76,6 @@ struct Reader<'a> {
     paths: &'a Paths,
     entries: usize,
     bytes: usize,
-    texts: Vec<(String, String)>,
     files: Files,
 }
 
@@ -80,7 +97,7 @@ impl Reader<'_> {
     }
 
     fn entry(&mut self, entry: &TreeEntry<'_>, under: &str, depth: usize) -> Result<(), String> {
-        let name = entry.name().map_err(|_| format!("{under}: a name isn't UTF-8"))?;
+        let name = entry.name().map_err(|_utf8| format!("{under}: a name isn't UTF-8"))?;
         let path = if under.is_empty() {
             name.to_owned()
         } else {
@@ -143,7 +160,7 @@ impl Reader<'_> {
         }
         let blob = self.repository.find_blob(entry.id());
         match blob.map(|blob| String::from_utf8(blob.content().to_vec())) {
-            Ok(Ok(text)) => self.texts.push((path, text)),
+            Ok(Ok(text)) => self.files.read.push(File { path, text }),
             Ok(Err(_)) => self.files.refused.push((path, "the file isn't UTF-8".to_owned())),
             Err(error) => self
                 .files
@@ -156,7 +173,7 @@ impl Reader<'_> {
 
 const SYMLINK: i32 = 0o120_000;
 /// DESIGN §4.
-const FILE_MAX: usize = 1 << 20;
+pub(super) const FILE_MAX: usize = 1 << 20;
 /// DESIGN §4.
 const ENTRIES_MAX: usize = 50_000;
 /// Sixteen largest files; it is held in memory once while it is read.

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::declared::Declarations;
+
 /// One source to fetch. Holds that source's credentials and no other's.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Request {
@@ -14,6 +16,8 @@ pub struct Request {
     pub branch: String,
     /// Bare repository of this source.
     pub folder: PathBuf,
+    /// Namespace of the source.
+    pub namespace: String,
     /// Globs of files that are read.
     pub include: Vec<String>,
     /// Globs of files that are not.
@@ -22,7 +26,7 @@ pub struct Request {
     pub login: Login,
     /// Certificates to trust besides the platform's, PEM.
     pub ca: Option<String>,
-    /// The tip that the caller holds already: its files aren't sent again.
+    /// The tip that the caller holds already: what it declares isn't sent again.
     pub held: Option<String>,
     /// The tip seen before, to tell whether the branch was rewound.
     pub before: Option<String>,
@@ -71,28 +75,6 @@ pub struct Tip {
     pub commit: String,
     /// Whether it isn't a descendant of the tip seen before.
     pub rewound: bool,
-    /// The files that were asked for; `None` when the caller holds this tip already.
-    pub files: Option<Files>,
-}
-
-/// The files of a tip.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-pub struct Files {
-    /// Readable ones.
-    pub read: Vec<File>,
-    /// Paths that can't be read, and why.
-    pub refused: Vec<(String, String)>,
-}
-
-/// One file.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-pub struct File {
-    /// Path in the repository.
-    pub path: String,
-    /// Its text.
-    pub text: String,
-    /// The last commit that changed it.
-    pub commit: String,
-    /// Author of that commit, as the commit says.
-    pub author: String,
+    /// What it declares; `None` when the caller holds this tip already.
+    pub declarations: Option<Declarations>,
 }

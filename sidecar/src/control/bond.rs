@@ -251,7 +251,7 @@ impl Inner {
             Message::Welcome(welcome) => Ok(Taken::Sign(welcome.nonce)),
             Message::Assignment(assigned) => self.assign(assigned, (epoch, revision)),
             Message::Start(start) => self.advance(start.incarnation, |bound| {
-                bound.stage = bound.stage.max(Stage::Released)
+                bound.stage = bound.stage.max(Stage::Released);
             }),
             Message::Suspend(suspend) => {
                 tracing::info!(

@@ -125,7 +125,8 @@ impl State {
     }
 }
 
-/// Writes a file of mode 0600 that is seen whole or not at all.
+/// Writes a file of mode 0600 that is seen whole or not at all. It isn't synced: the volume is memory and goes with the
+/// pod; what has to be survived is the end of this process.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let partial = path.with_extension("partial");
     let mut file = OpenOptions::new()
@@ -135,7 +136,6 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
         .mode(0o600)
         .open(&partial)?;
     file.write_all(bytes)?;
-    file.sync_all()?;
     fs::rename(&partial, path)
 }
 

@@ -1,8 +1,9 @@
 //! The controller's side of the control stream, for tests: real TLS, a real handshake, and then whatever the test says.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -262,21 +263,29 @@ pub(crate) struct Pod {
 
 impl Pod {
     pub(crate) fn new(controller: &Controller) -> Self {
-        let volumes = tempfile::tempdir().unwrap();
+        // Memory, as in a pod: a busy disk must not hold up what is kept with every event.
+        let memory = Path::new("/dev/shm");
+        let volumes = if memory.is_dir() {
+            tempfile::tempdir_in(memory)
+        } else {
+            tempfile::tempdir()
+        }
+        .unwrap();
         let at = |name: &str| volumes.path().join(name);
         for directory in ["handoff", "state", "workspace"] {
             std::fs::create_dir(at(directory)).unwrap();
         }
         std::fs::write(at("ca.crt"), &controller.ca).unwrap();
         std::fs::write(at("token"), "token-1\n").unwrap();
+        let own = own_address();
         let options = Options {
             control_url: format!("https://localhost:{}", controller.address.port()),
             control_ca: at("ca.crt"),
             token_file: at("token"),
             handoff: at("handoff"),
             state: at("state"),
-            proxy_address: free_port(),
-            transparent_address: free_port(),
+            proxy_address: (own, 14322).into(),
+            transparent_address: (own, 14323).into(),
         };
         Self {
             volumes,
@@ -296,6 +305,10 @@ impl Pod {
     /// Starts the container; an earlier one is killed, as by the kernel.
     pub(crate) async fn start_sidecar(&mut self) {
         self.kill_sidecar().await;
+        // Unlike a process's, the aborted task's listeners close a moment later.
+        let free = |address| std::net::TcpListener::bind::<SocketAddr>(address).is_ok();
+        let addresses = [self.options.proxy_address, self.options.transparent_address];
+        eventually("free ports", || addresses.into_iter().all(free)).await;
         let (stop, stopped) = oneshot::channel::<()>();
         let options = self.options.clone();
         let run = async move {
@@ -338,11 +351,12 @@ pub(crate) fn exists(path: &Path) -> impl FnMut() -> bool {
     move || path.exists()
 }
 
-fn free_port() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
+/// Each pod has its own loopback address, as it would have its own network: no test takes another one's port.
+fn own_address() -> Ipv4Addr {
+    static ADDRESSES: AtomicU32 = AtomicU32::new(0);
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    let [.., pod] = ADDRESSES.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    Ipv4Addr::new(127, 64 | high, low, pod + 1)
 }
 
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);

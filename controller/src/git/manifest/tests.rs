@@ -6,8 +6,6 @@ fn files(texts: &[(&str, &str)]) -> Files {
     let file = |(path, text): &(&str, &str)| File {
         path: (*path).to_owned(),
         text: (*text).to_owned(),
-        commit: "c0ffee".to_owned(),
-        author: "Alice <alice@example.com>".to_owned(),
     };
     Files {
         read: texts.iter().map(file).collect(),
@@ -65,7 +63,7 @@ fn a_broken_document_leaves_its_neighbours_alone() {
     assert_eq!(names(&all), ["AgentSession a", "AgentSession b"]);
     assert_eq!(all.errors.len(), 1);
     assert!(
-        all.errors[0].at.starts_with("a.yaml:") && all.errors[0].at > "a.yaml:7".to_owned(),
+        all.errors[0].at.starts_with("a.yaml:") && all.errors[0].at.as_str() > "a.yaml:7",
         "{}",
         all.errors[0].at
     );
@@ -84,86 +82,136 @@ fn foreign_kinds_are_counted_and_skipped() {
     assert_eq!((all.skipped, all.errors.len(), all.objects.len()), (3, 0, 0));
 }
 
+/// What may not stand under `metadata`, the column that it is refused at, and the words.
+const REFUSED: [(&str, u32, &str); 18] = [
+    (
+        "namespace: other",
+        3,
+        "metadata.namespace is \"other\"; a source applies in its own, \"team\", alone",
+    ),
+    ("namespace: 7", 3, "metadata.namespace is 7"),
+    (
+        "ownerReferences: []",
+        3,
+        "metadata.ownerReferences may not be set from git",
+    ),
+    ("finalizers: [x]", 3, "metadata.finalizers"),
+    ("uid: x", 3, "metadata.uid"),
+    ("resourceVersion: \"1\"", 3, "metadata.resourceVersion"),
+    ("generateName: x", 3, "metadata.generateName"),
+    ("managedFields: []", 3, "metadata.managedFields"),
+    (
+        "deletionTimestamp: 2001-01-01T00:00:00Z",
+        3,
+        "metadata.deletionTimestamp",
+    ),
+    ("generation: 3", 3, "metadata.generation"),
+    ("lables: {x: y}", 3, "labels and annotations may"),
+    (
+        "labels: {a: b, berth.dev/source-uid: x}",
+        18,
+        "\"berth.dev/source-uid\" is reserved",
+    ),
+    ("annotations: {berth.dev/commit: x}", 17, "is reserved"),
+    ("annotations: {\"berth.dev/approve-prune\": x}", 17, "is reserved"),
+    ("labels: text", 3, "maps keys to texts"),
+    ("labels: [a, b]", 3, "maps keys to texts"),
+    ("labels: {on: yes}", 16, "must be a text: put it in quotes"),
+    ("annotations: {a: {b: c}}", 20, "must be a text: put it in quotes"),
+];
+
+/// What `metadata.name` may not be.
+const NAMES: [&str; 9] = [
+    "../../x",
+    "a/status",
+    "A",
+    "1a",
+    "a-",
+    "\"\"",
+    "7",
+    "[a]",
+    "abcdefghijklmnopqrstuvwxyzabcdefghijklmnopqrstuvwxyzz",
+];
+
+/// Documents that are refused whole, where, and the words.
+const REFUSED_DOCUMENTS: [(&str, &str, &str); 9] = [
+    (
+        "apiVersion: berth.dve/v1alpha1\nkind: AgentSession\nmetadata: {name: a}\n",
+        "a.yaml:1:1",
+        "write berth.dev/v1alpha1",
+    ),
+    (
+        "kind: CredentialBinding\nmetadata: {name: a}\n",
+        "a.yaml:1:1",
+        "write berth.dev/v1alpha1",
+    ),
+    (
+        "apiVersion: berth.dev/v1alpha1\nkind: AgentSession\nmetadata: {name: a}\nsepc: {}\n",
+        "a.yaml:4:1",
+        "unknown field \"sepc\"",
+    ),
+    (
+        "apiVersion: berth.dev/v1alpha1\nkind: AgentSession\nspec:\n  task:\n    prompt: |\n      status: x\nmetadata: {name: a}\nstatus: {phase: x}\n",
+        "a.yaml:8:1",
+        "status is Berth's to write",
+    ),
+    (
+        "apiVersion: berth.dev/v1\nkind: AgentSession\n",
+        "a.yaml:1:1",
+        "berth.dev/v1alpha1 is",
+    ),
+    (
+        "kind: GitSource\napiVersion: berth.dev/v1alpha1\n",
+        "a.yaml:1:1",
+        "isn't applied from git",
+    ),
+    (
+        "kind: GrantPolicy\napiVersion: berth.dev/v1alpha1\n",
+        "a.yaml:1:1",
+        "isn't applied from git",
+    ),
+    (
+        "kind: AgentSession\napiVersion: berth.dev/v1alpha1\n",
+        "a.yaml:1:1",
+        "metadata.name is missing",
+    ),
+    (
+        "apiVersion: v1\nkind: List\nitems: []\n",
+        "a.yaml:2:1",
+        "a document of its own",
+    ),
+];
+
+fn refused(document: &str, at: &str, words: &str) {
+    let all = one(document);
+    assert_eq!(all.objects, [], "{document}");
+    let found = errors(&all);
+    assert!(
+        found.len() == 1 && found[0].starts_with(at) && found[0].contains(words),
+        "{document}{found:?}"
+    );
+}
+
 #[test]
 fn what_a_file_may_not_say_is_refused_where_it_says_it() {
-    for (document, at, words) in [
-        (
-            session("a", "  namespace: other\n"),
-            "a.yaml:5:3",
-            "a source applies in its own, \"team\", alone",
-        ),
-        (
-            session("a", "  ownerReferences: []\n"),
-            "a.yaml:5:3",
-            "metadata.ownerReferences may not be set from git",
-        ),
-        (session("a", "  finalizers: [x]\n"), "a.yaml:5:3", "metadata.finalizers"),
-        (session("a", "  uid: x\n"), "a.yaml:5:3", "metadata.uid"),
-        (
-            session("a", "  resourceVersion: \"1\"\n"),
-            "a.yaml:5:3",
-            "metadata.resourceVersion",
-        ),
-        (
-            session("a", "  generateName: x\n"),
-            "a.yaml:5:3",
-            "metadata.generateName",
-        ),
-        (
-            session("a", "  managedFields: []\n"),
-            "a.yaml:5:3",
-            "metadata.managedFields",
-        ),
-        (
-            session("a", "  labels: {berth.dev/source-uid: x}\n"),
-            "a.yaml:5:3",
-            "is reserved",
-        ),
-        (
-            session("a", "  annotations: {berth.dev/commit: x}\n"),
-            "a.yaml:5:3",
-            "is reserved",
-        ),
-        (
-            session("a", "status: {phase: Running}\n"),
-            "a.yaml:5:1",
-            "status is Berth's to write",
-        ),
-        (
-            "apiVersion: berth.dev/v1\nkind: AgentSession\n".to_owned(),
-            "a.yaml:1:1",
-            "berth.dev/v1alpha1 is",
-        ),
-        (
-            "kind: GitSource\napiVersion: berth.dev/v1alpha1\n".to_owned(),
-            "a.yaml:1:1",
-            "isn't applied from git",
-        ),
-        (
-            "kind: GrantPolicy\napiVersion: berth.dev/v1alpha1\n".to_owned(),
-            "a.yaml:1:1",
-            "isn't applied from git",
-        ),
-        (
-            "kind: AgentSession\napiVersion: berth.dev/v1alpha1\n".to_owned(),
-            "a.yaml:1:1",
-            "metadata.name is missing",
-        ),
-        (
-            "apiVersion: v1\nkind: List\nitems: []\n".to_owned(),
-            "a.yaml:2:1",
-            "a document of its own",
-        ),
-    ] {
-        let all = one(&document);
-        assert_eq!(all.objects, [], "{document}");
-        assert_eq!(all.errors.len(), 1, "{document}");
-        assert!(
-            all.errors[0].at == at && all.errors[0].message.contains(words),
-            "{document}{:?}",
-            errors(&all)
+    for (line, column, words) in REFUSED {
+        refused(
+            &session("a", &format!("  {line}\n")),
+            &format!("a.yaml:5:{column} "),
+            words,
         );
     }
+    for name in NAMES {
+        refused(&session(name, ""), "a.yaml:4:3 ", "metadata.name is");
+    }
+    for (document, at, words) in REFUSED_DOCUMENTS {
+        refused(document, at, words);
+    }
+    refused(
+        &session("a", "status: {phase: Running}\n"),
+        "a.yaml:5:1 ",
+        "status is Berth's to write",
+    );
 }
 
 #[test]
@@ -205,7 +253,7 @@ fn a_bomb_of_aliases_is_an_error_of_its_file() {
     let mut bomb = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n".to_owned();
     for level in 1..12 {
         let before = format!("*a{}", level - 1);
-        bomb += &format!("a{level}: &a{level} [{}]\n", [before.as_str(); 9].join(","));
+        bomb = format!("{bomb}a{level}: &a{level} [{}]\n", [before.as_str(); 9].join(","));
     }
     let all = read(&files(&[("bomb.yaml", &bomb), ("a.yaml", &session("a", ""))]), "team");
     assert_eq!(names(&all), ["AgentSession a"]);
@@ -221,4 +269,38 @@ fn a_refused_file_is_said_with_its_path() {
     let all = read(&refused, "team");
     assert_eq!(errors(&all), ["link.yaml:1:1 symbolic links aren't followed"]);
     assert!(all.unreadable.contains("link.yaml"));
+}
+
+#[test]
+fn what_kubectl_prints_may_be_committed() {
+    let all = one(&session(
+        "a",
+        "  creationTimestamp: null\n  labels:\n  annotations: {}\nstatus:\n",
+    ));
+    assert_eq!((names(&all), errors(&all)), (vec!["AgentSession a".to_owned()], vec![]));
+    assert_eq!(all.objects[0].object["metadata"].get("creationTimestamp"), None);
+}
+
+#[test]
+fn a_large_foreign_document_is_skipped_and_one_of_ours_is_not() {
+    let large = (0..30_000)
+        .map(|number| format!("k{number}: 1\n"))
+        .collect::<Vec<_>>()
+        .concat();
+    let all = one(&large);
+    assert_eq!((all.skipped, errors(&all)), (1, vec![]));
+    let ours = one(&format!("{}{large}", session("a", "")));
+    assert_eq!((ours.objects.len(), ours.errors.len()), (0, 1));
+}
+
+#[test]
+fn aliases_of_a_committed_document_are_bounded_in_size() {
+    let flood = format!(
+        "{}  a: &a \"{}\"\n  b: [{}]\n",
+        session("a", "").replace("spec: {}", "spec:"),
+        "x".repeat(500_000),
+        ["*a"; 95].join(",")
+    );
+    let all = one(&flood);
+    assert_eq!((all.objects.len(), all.errors.len()), (0, 1));
 }

@@ -205,3 +205,78 @@ fn what_an_unreadable_file_may_still_declare_stays() {
     withheld.withheld.insert(key(Kind::Session, "s"));
     assert_eq!(steps(&plan(&withheld, &stands, &on())), Vec::<String>::new());
 }
+
+fn steps_of(declared_one: &Declared, change: impl FnOnce(&mut Live)) -> usize {
+    let (key, mut found) = live(declared_one, Owner::This);
+    change(&mut found);
+    plan(
+        &declared(vec![declared_one.clone()]),
+        &BTreeMap::from([(key, found)]),
+        &on(),
+    )
+    .steps
+    .len()
+}
+
+#[test]
+fn a_moved_file_is_said_on_its_object() {
+    let moved = object(Kind::Session, "s", &json!({}));
+    assert_eq!(steps_of(&moved, |live| live.path = Some("old.yaml".to_owned())), 1);
+}
+
+#[test]
+fn drift_is_seen_in_what_git_says_even_where_it_says_the_default() {
+    let spec = json!({"poolRef": {"name": "p"}, "task": {"prompt": "x"}, "suspend": false, "env": []});
+    let said = object(Kind::Session, "s", &spec);
+    assert_eq!(
+        steps_of(&said, |live| drop(
+            live.object["spec"].as_object_mut().map(|spec| spec.remove("suspend"))
+        )),
+        0
+    );
+    assert_eq!(steps_of(&said, |live| live.object["spec"]["suspend"] = json!(true)), 1);
+    assert_eq!(
+        steps_of(&said, |live| live.object["spec"]["model"] = json!("theirs")),
+        0
+    );
+    assert_eq!(
+        steps_of(&said, |live| live.object["spec"]["env"] =
+            json!([{"name": "THEIRS", "value": "x"}])),
+        0
+    );
+}
+
+#[test]
+fn named_items_are_compared_by_name_and_other_lists_whole() {
+    let env = json!([{"name": "A", "value": "1"}]);
+    let spec = json!({"poolRef": {"name": "p"}, "task": {"prompt": "x"}, "env": env});
+    let session = object(Kind::Session, "s", &spec);
+    let both = json!([{"name": "THEIRS", "value": "x"}, {"name": "A", "value": "1"}]);
+    assert_eq!(steps_of(&session, |live| live.object["spec"]["env"] = both), 0);
+    assert_eq!(
+        steps_of(&session, |live| live.object["spec"]["env"] =
+            json!([{"name": "A", "value": "2"}])),
+        1
+    );
+    assert_eq!(steps_of(&session, |live| live.object["spec"]["env"] = json!([])), 1);
+    let pool = object(
+        Kind::Pool,
+        "p",
+        &json!({"harness": {"kind": "Custom", "command": ["a"]}, "replicas": 1}),
+    );
+    assert_eq!(
+        steps_of(&pool, |live| live.object["spec"]["harness"]["command"] =
+            json!(["a", "b"])),
+        1
+    );
+}
+
+#[test]
+fn what_is_written_in_another_way_is_no_drift() {
+    let spec = json!({
+        "harness": {"kind": "Custom"}, "replicas": 1, "startupDeadline": "90s",
+        "resources": {"requests": {"cpu": 1, "memory": "1Gi"}}, "labels": null,
+    });
+    let pool = object(Kind::Pool, "p", &spec);
+    assert_eq!(steps_of(&pool, |live| live.object = pool.typed()), 0);
+}
