@@ -8,3 +8,4 @@ mod disruptive;
 mod manifests;
 mod pool;
 mod session;
+mod source;
