@@ -108,7 +108,9 @@ async fn migrate_apart(pool: &PgPool) -> Result<(), StoreError> {
             migrated
         })
     });
-    let migrated = migrated.await.map_err(|error| StoreError::Connect(sqlx::Error::Io(error.into())))?;
+    let migrated = migrated
+        .await
+        .map_err(|error| StoreError::Connect(sqlx::Error::Io(error.into())))?;
     migrated.map_err(|error| StoreError::Migrate(Box::new(error)))
 }
 

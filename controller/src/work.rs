@@ -245,7 +245,13 @@ mod tests {
         let counted = Arc::clone(&looks);
         let worker = run(queue, 4, cancel.clone(), move |_| {
             let before = counted.fetch_add(1, Ordering::SeqCst);
-            async move { if before == 0 { panic!("the first look") } else { Outcome::Done } }
+            async move {
+                if before == 0 {
+                    panic!("the first look")
+                } else {
+                    Outcome::Done
+                }
+            }
         });
         let stop = async {
             tokio::time::sleep(Duration::from_secs(5)).await;
