@@ -222,10 +222,28 @@ async fn without_postgres_sessions_run_and_the_record_follows() -> Result<()> {
     cluster.process("start", "postgres")?;
     let uid = ran?;
     ran_once(&team, "s").await?;
-    let row = "select phase, deleted_at is null from session where uid = $1";
-    let row: (String, bool) = sqlx::query_as(row).bind(&uid).fetch_one(&team.cluster.database).await?;
-    assert_eq!(row, ("Succeeded".to_owned(), true));
+    assert_eq!(projected(&team, &uid).await?, ("Succeeded".to_owned(), true));
     team.end().await
+}
+
+/// The session's row, once Postgres has it: its phase, and whether its object is still there.
+async fn projected(team: &Team, uid: &str) -> Result<(String, bool)> {
+    let row = "select phase, deleted_at is null from session where uid = $1";
+    let ask = async {
+        loop {
+            let found = sqlx::query_as(row)
+                .bind(uid)
+                .fetch_optional(&team.cluster.database)
+                .await;
+            match found {
+                Ok(Some(found)) => return found,
+                _ => tokio::time::sleep(Duration::from_millis(200)).await,
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(1), ask)
+        .await
+        .context("the session isn't projected")
 }
 
 /// A session binds, runs and ends; then both replicas go and come back, all without Postgres.
