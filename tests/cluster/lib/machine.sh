@@ -70,7 +70,7 @@ network() {
 	nft list table inet berth >/dev/null 2>&1 || nft -f - <<-END
 		table inet berth {
 			counter beyond {}
-			chain forward { type filter hook forward priority -10; }
+			chain forward { type filter hook forward priority 10; }
 			chain postrouting {
 				type nat hook postrouting priority srcnat;
 				ip saddr $pods ip daddr != { $pods, 224.0.0.0/4 } masquerade
@@ -80,9 +80,19 @@ network() {
 	step "network"
 }
 
+# After kube-proxy's own chains, which refuse what goes to a Service without endpoints; that is no leak.
 seal() {
-	nft flush chain inet berth forward
-	nft add rule inet berth forward iifname "$bridge" oifname != "$bridge" counter name beyond drop
+	nft -f - <<-END
+		add chain inet berth dropped
+		flush chain inet berth dropped
+		add set inet berth sent { type ipv4_addr . ipv4_addr; flags dynamic; size 1024; }
+		flush chain inet berth forward
+		add rule inet berth forward iifname "$bridge" oifname != "$bridge" jump dropped
+		add rule inet berth dropped ip daddr $services drop
+		add rule inet berth dropped counter name beyond
+		add rule inet berth dropped ip saddr 0.0.0.0/0 update @sent { ip saddr . ip daddr }
+		add rule inet berth dropped drop
+	END
 	touch "$state/sealed"
 	write_corefile
 	step "sealed: what pods send beyond the cluster is dropped and counted"
@@ -98,6 +108,7 @@ unseal() {
 sealed_state() {
 	if [ -f "$state/sealed" ]; then
 		echo "sealed: $(nft list counter inet berth beyond | sed -n 's/^\s*\(packets.*\)/\1/p') sent beyond the cluster and dropped"
+		nft list set inet berth sent | grep -o '[0-9.]\+ \. [0-9.]\+' | sed 's/ \. / to /; s/^/  /' | head -20 || true
 	else
 		echo "not sealed: pods reach what this machine reaches"
 	fi

@@ -111,6 +111,28 @@ async fn a_commit_becomes_a_session_that_says_where_it_comes_from() -> Result<()
 }
 
 #[tokio::test]
+async fn the_quickstart_runs_as_it_is_committed() -> Result<()> {
+    let (team, repository) = team_with_repository("quickstart").await?;
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/quickstart/repository");
+    for entry in std::fs::read_dir(folder)? {
+        let file = entry?;
+        repository.write(
+            &file.file_name().to_string_lossy(),
+            &std::fs::read_to_string(file.path())?,
+        )?;
+    }
+    repository.push("Add the quickstart")?;
+    team.source("source", &repository.url).await?;
+    let session = team.phase("hello", Phase::Succeeded).await?;
+    let summary = session
+        .status
+        .and_then(|status| status.result)
+        .and_then(|result| result.summary);
+    assert!(summary.context("a summary")?.contains("Say in one sentence"));
+    team.end().await
+}
+
+#[tokio::test]
 async fn a_webhook_is_quicker_than_the_interval_and_needs_its_signature() -> Result<()> {
     let (team, repository) = team_with_repository("webhook").await?;
     repository.write("pool.yaml", &team.pool(0).to_string())?;
