@@ -12,6 +12,8 @@ use kube::api::{Api, ObjectMeta, PostParams};
 use kube::{Client, Resource, ResourceExt};
 use tokio::sync::mpsc;
 
+use crate::telemetry::chain;
+
 /// Publishes Events. Cheap to clone.
 #[derive(Clone)]
 pub struct Events {
@@ -73,7 +75,7 @@ pub async fn write(client: Client, mut queue: mpsc::Receiver<Event>) {
     while let Some(event) = queue.recv().await {
         let api: Api<Event> = Api::namespaced(client.clone(), event.metadata.namespace.as_deref().unwrap_or("default"));
         if let Err(error) = api.create(&PostParams::default(), &event).await {
-            tracing::debug!(error = &error as &dyn std::error::Error, "event not written");
+            tracing::debug!(error = chain(&error), "event not written");
         }
     }
 }

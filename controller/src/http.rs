@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::context::Context;
 use crate::git;
 use crate::metrics::Metrics;
+use crate::telemetry::chain;
 use crate::watch::Name;
 
 /// What handlers need: the context is there while this replica leads.
@@ -84,7 +85,7 @@ async fn webhook(
         // One answer for a wrong signature and for a source that isn't there: nobody learns which exist.
         Ok(false) => (StatusCode::FORBIDDEN, "no such webhook, or its signature is wrong"),
         Err(error) => {
-            tracing::warn!(error = &error as &dyn std::error::Error, "webhook not checked");
+            tracing::warn!(error = chain(&error), "webhook not checked");
             (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "the signature couldn't be checked; try again",

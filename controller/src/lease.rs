@@ -17,6 +17,8 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::telemetry::chain;
+
 /// Whether this replica leads. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Leadership {
@@ -85,7 +87,7 @@ impl Elector {
             match self.try_acquire().await {
                 Ok(true) => return true,
                 Ok(false) => {}
-                Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "the Lease isn't taken"),
+                Err(error) => tracing::debug!(error = chain(&error), "the Lease isn't taken"),
             }
             tokio::select! {
                 () = cancel.cancelled() => return false,
@@ -126,7 +128,7 @@ impl Elector {
             match tokio::time::timeout(RENEW, self.renew()).await {
                 Ok(Ok(true)) => *self.leadership.held_until.lock() = Some(began + HOLD),
                 Ok(Ok(false)) => break,
-                Ok(Err(error)) => tracing::warn!(error = &error as &dyn std::error::Error, "the Lease isn't renewed"),
+                Ok(Err(error)) => tracing::warn!(error = chain(&error), "the Lease isn't renewed"),
                 Err(_elapsed) => tracing::warn!("the Lease isn't renewed: no answer"),
             }
         }
@@ -168,7 +170,7 @@ impl Elector {
                 .await
         };
         if let Err(error) = released.await {
-            tracing::warn!(error = &error as &dyn std::error::Error, "the Lease isn't released");
+            tracing::warn!(error = chain(&error), "the Lease isn't released");
         }
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::context::Context;
+use crate::telemetry::chain;
 use crate::watch::Name;
 use crate::work::Outcome;
 
@@ -42,7 +43,7 @@ async fn pass(context: &Context, name: &Name) -> Outcome {
         Ok(Some(wait)) => Outcome::Again(wait),
         Err(error) if error.is_overtaken() => Outcome::Again(OVERTAKEN),
         Err(error) => {
-            let error = &error as &dyn std::error::Error;
+            let error = chain(&error);
             tracing::warn!(
                 session.namespace = name.namespace,
                 session.name = name.name,

@@ -9,6 +9,8 @@ use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection, PgConnection, PgPool};
 
+use crate::telemetry::chain;
+
 pub mod event;
 pub mod events;
 pub mod revision;
@@ -66,10 +68,7 @@ pub async fn migrate(url: &str) -> Result<Migrated, StoreError> {
         loop {
             match PgConnection::connect_with(&options).await {
                 Ok(connection) => return connection,
-                Err(error) => tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "the database doesn't answer yet"
-                ),
+                Err(error) => tracing::warn!(error = chain(&error), "the database doesn't answer yet"),
             }
             tokio::time::sleep(MIGRATE_RETRY).await;
         }

@@ -20,3 +20,15 @@ pub fn start(log: &Log) {
         tracing::warn!(filter = log.log, wrong, "BERTH_LOG can't be read; logging info");
     }
 }
+
+/// An error with everything that caused it, in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

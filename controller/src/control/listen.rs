@@ -15,6 +15,8 @@ use tonic::transport::Server;
 
 use super::server::ControlService;
 
+use crate::telemetry::chain;
+
 /// Serves until cancelled.
 pub async fn serve(
     listener: TcpListener,
@@ -43,10 +45,7 @@ async fn accept(listener: TcpListener, tls: TlsAcceptor, sender: mpsc::Sender<st
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "control connection not accepted"
-                );
+                tracing::warn!(error = chain(&error), "control connection not accepted");
                 tokio::time::sleep(ACCEPT_AGAIN).await; // out of file descriptors: let some close
                 continue;
             }

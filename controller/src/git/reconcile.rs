@@ -23,6 +23,7 @@ use super::status::{Handled, State, status};
 use super::webhook;
 use super::wire::Request;
 use crate::context::{Context, NotLeading};
+use crate::telemetry::chain;
 use crate::watch::Name;
 use crate::work::Outcome;
 
@@ -141,7 +142,7 @@ pub async fn reconcile(context: Arc<Context>, name: Name) -> Outcome {
         Ok(None) => Outcome::Done,
         Ok(Some(wait)) => Outcome::Again(wait),
         Err(error) => {
-            let error = &error as &dyn std::error::Error;
+            let error = chain(&error);
             tracing::warn!(
                 source.namespace = name.namespace,
                 source.name = name.name,

@@ -21,6 +21,7 @@ use super::plan::{PairFacts, Plan, Snapshot, State, Step, plan};
 use super::status::{differs, status};
 use crate::context::{Context, NotLeading};
 use crate::sandbox::{SandboxTemplate, SandboxWarmPool};
+use crate::telemetry::chain;
 use crate::watch::Name;
 use crate::work::Outcome;
 
@@ -101,7 +102,7 @@ pub async fn reconcile(context: Arc<Context>, name: Name) -> Outcome {
         Ok(None) => Outcome::Done,
         Ok(Some(wait)) => Outcome::Again(wait),
         Err(error) => {
-            let error = &error as &dyn std::error::Error;
+            let error = chain(&error);
             tracing::warn!(
                 pool.namespace = name.namespace,
                 pool.name = name.name,

@@ -14,6 +14,7 @@ use crate::context::{Context, NotLeading};
 use crate::control::identity::{Expected, IdentityError};
 use crate::control::registry::PushError;
 use crate::sandbox::{ClaimPhase, SandboxClaim};
+use crate::telemetry::chain;
 use crate::watch::Name;
 
 /// A step that failed. Waiting is none: those are states.
@@ -269,7 +270,7 @@ pub fn stop(context: &Context, pod_uid: &str, reason: &str) {
 /// A push that found no stream, or a sidecar that doesn't read, is tried again when the stream says something.
 fn pushed(result: Result<(), PushError>) -> bool {
     result
-        .inspect_err(|error| tracing::debug!(error = error as &dyn std::error::Error, "not pushed"))
+        .inspect_err(|error| tracing::debug!(error = chain(error), "not pushed"))
         .is_ok()
 }
 

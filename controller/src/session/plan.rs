@@ -121,7 +121,13 @@ fn decide(snapshot: &Snapshot, deadlines: &Deadlines) -> Plan {
     if over {
         return release_finished(snapshot, &status, deadlines);
     }
-    if let Some(exited) = &snapshot.run.exited {
+    // What was told counts for the run that the status speaks of: after a new `runID` that is none yet.
+    if let Some(exited) = snapshot
+        .run
+        .exited
+        .as_ref()
+        .filter(|_| started_sandbox(&status).is_some())
+    {
         return Plan {
             steps: vec![],
             state: State::Finished(exited.clone()),

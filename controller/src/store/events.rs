@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::StoreError;
 use super::event::{self, NewEvent, Placed};
 use crate::session::runs::Runs;
+use crate::telemetry::chain;
 
 /// Takes events in. Cheap to clone.
 #[derive(Clone)]
@@ -125,7 +126,7 @@ impl EventQueue {
         while let Some(pool) = pool {
             match write(pool, batch).await {
                 Ok(()) => break,
-                Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "events not written"),
+                Err(error) => tracing::warn!(error = chain(&error), "events not written"),
             }
             tokio::select! {
                 () = cancel.cancelled() => return false,

@@ -16,6 +16,8 @@ use super::revision::{self, RevisionRow};
 use super::session::{self, SessionRow};
 use super::{StoreError, migrate_if_behind};
 
+use crate::telemetry::chain;
+
 /// Takes rows in. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct ProjectionWriter {
@@ -112,10 +114,7 @@ impl ProjectionWriter {
         let taken = std::mem::take(&mut *self.waiting.lock());
         let written = write(pool, &taken, epoch).await;
         if let Err(error) = &written {
-            tracing::warn!(
-                error = error as &dyn std::error::Error,
-                "the record isn't written; sessions go on"
-            );
+            tracing::warn!(error = chain(error), "the record isn't written; sessions go on");
             self.waiting.lock().put_back(taken);
         }
         written.is_ok()

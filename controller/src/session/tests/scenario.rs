@@ -496,6 +496,13 @@ fn authors_wishes() -> Vec<Scenario> {
             let status = super::status(&resting, &super::super::plan::State::Suspended);
             of_status(resting, |old| *old = status.unwrap_or_default())
         };
+        "a new run is not ended by what the old one told" => {
+            let asked = of_spec(finished(0), |spec| spec.task.run_id = Some("two".to_owned()));
+            let waiting = super::super::plan::State::Waiting(Reason::Progressing, "giving back s-1".to_owned());
+            let status = super::status(&asked, &waiting);
+            let released = Snapshot { claims: vec![], sandbox: None, pod: None, stream: None, ..asked };
+            of_status(released, |old| *old = status.unwrap_or_default())
+        };
         "resumed before it ever ran it claims again" => {
             let resting = of_status(new(), |status| {
                 status.observed_generation = 1;
