@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use berth_crds::{
     AgentSession, AgentSessionSpec, AgentSessionStatus, Budget, ColdStart, CredentialUse, LaunchType, OnInterrupt,
-    Phase, PoolRef, Repository, SandboxStatus, SessionResult, Task, TaskMode, label,
+    Phase, PoolRef, Reason, Repository, SandboxStatus, SessionResult, Task, TaskMode, label,
 };
 use jiff::Timestamp;
 
