@@ -464,7 +464,7 @@ fn said(mut snapshot: Snapshot) -> Snapshot {
         Some(Phase::Succeeded | Phase::Failed) if current.stopped_reason.is_none() => State::Finished(exited(
             current.result.as_ref().and_then(|result| result.exit_code).unwrap_or(0),
         )),
-        Some(Phase::Failed) => State::Ended(berth_crds::Reason::Interrupted, "lost".to_owned()),
+        Some(Phase::Failed) => State::Ended(Reason::Interrupted, "lost".to_owned()),
         Some(Phase::Suspended) => State::Suspended,
         _ => State::Running,
     };
