@@ -5,6 +5,7 @@
 #![cfg(test)]
 
 mod disruptive;
+mod identity;
 mod manifests;
 mod pool;
 mod session;
