@@ -1,0 +1,84 @@
+//! What Berth wrote, from the API server's audit log.
+//!
+//! In: the log's lines since a position. Out: counts of writes. Never counts what was written by impersonating Berth.
+
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Seek as _, SeekFrom};
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use jiff::Timestamp;
+use serde::Deserialize;
+
+/// Berth's account.
+pub(crate) const BERTH: &str = "system:serviceaccount:berth-system:berth-controller";
+
+/// Kinds that Berth writes for a pool, however many sessions it has.
+const OF_POOL: [&str; 3] = ["agentpools", "sandboxtemplates", "sandboxwarmpools"];
+
+/// A request as the log has it.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Line {
+    verb: String,
+    user: User,
+    impersonated_user: Option<User>,
+    object_ref: Option<Object>,
+    request_received_timestamp: Timestamp,
+}
+
+#[derive(Deserialize)]
+struct User {
+    username: String,
+}
+
+#[derive(Deserialize)]
+struct Object {
+    resource: String,
+    namespace: Option<String>,
+    name: Option<String>,
+}
+
+/// A write by Berth.
+pub(crate) struct Write {
+    pub(crate) resource: String,
+    pub(crate) name: String,
+    at: Timestamp,
+}
+
+impl Write {
+    /// Whether it's of this session by name: the session, its claims or its Events; until this time.
+    pub(crate) fn is_of(&self, session: &str, until: Timestamp) -> bool {
+        let rest = self.name.strip_prefix(session);
+        self.at <= until && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['-', '.']))
+    }
+}
+
+/// Berth's writes in a namespace since a position in the log, those for its pool left out.
+pub(crate) fn writes(log: &Path, since: u64, namespace: &str) -> Result<Vec<Write>> {
+    let mut file = File::open(log).with_context(|| format!("{} can't be read", log.display()))?;
+    // A shorter log was rotated meanwhile.
+    let since = if file.metadata()?.len() < since { 0 } else { since };
+    file.seek(SeekFrom::Start(since))?;
+    let mut writes = Vec::new();
+    for line in BufReader::new(file).lines() {
+        let line = line?;
+        if line.contains(namespace) {
+            writes.extend(serde_json::from_str(&line).ok().and_then(|line| write(line, namespace)));
+        }
+    }
+    Ok(writes)
+}
+
+fn write(line: Line, namespace: &str) -> Option<Write> {
+    let object = line.object_ref?;
+    let name = object.name.unwrap_or_default();
+    let of_pool = OF_POOL.contains(&object.resource.as_str()) || name.starts_with("pool.");
+    let ours = line.user.username == BERTH && line.impersonated_user.is_none() && !of_pool;
+    let writes = ["create", "update", "patch", "delete"].contains(&line.verb.as_str());
+    (ours && writes && object.namespace.as_deref() == Some(namespace)).then_some(Write {
+        resource: object.resource,
+        name,
+        at: line.request_received_timestamp,
+    })
+}
