@@ -315,6 +315,12 @@ fn claim_or_bind(snapshot: &Snapshot, status: &AgentSessionStatus, deadlines: &D
         };
     }
     match snapshot.claim() {
+        // An incarnation is bound once: a claim of one that was given up, or of an old run, is on its way out.
+        Some(claim) if claim.incarnation <= snapshot.status().incarnation => Plan {
+            steps: vec![release(claim)],
+            state: State::AsBefore,
+            requeue: None,
+        },
         Some(claim) => bind(snapshot, claim, deadlines),
         None => make_claim(snapshot, status, deadlines),
     }

@@ -496,6 +496,12 @@ fn authors_wishes() -> Vec<Scenario> {
             let status = super::status(&resting, &super::super::plan::State::Suspended);
             of_status(resting, |old| *old = status.unwrap_or_default())
         };
+        "the claim of an old run is not bound again while the cache still shows it" => {
+            let asked = of_spec(running(), |spec| spec.task.run_id = Some("two".to_owned()));
+            let waiting = super::super::plan::State::Waiting(Reason::Progressing, "giving back s-1".to_owned());
+            let status = super::status(&asked, &waiting);
+            of_status(asked, |old| *old = status.unwrap_or_default())
+        };
         "a new run is not ended by what the old one told" => {
             let asked = of_spec(finished(0), |spec| spec.task.run_id = Some("two".to_owned()));
             let waiting = super::super::plan::State::Waiting(Reason::Progressing, "giving back s-1".to_owned());
