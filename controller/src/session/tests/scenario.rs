@@ -249,6 +249,15 @@ fn minutes(minutes: u64) -> kube::core::Duration {
     Duration::from_mins(minutes).into()
 }
 
+/// The same moment in the incarnation that follows the one of the status.
+fn next_bind(mut snapshot: Snapshot) -> Snapshot {
+    let next = snapshot.status().incarnation + 1;
+    snapshot.claims = vec![claim(next, ready())];
+    of_stream(snapshot, |stream| {
+        (stream.assigned, stream.acknowledged) = (Some(next), Some(next))
+    })
+}
+
 fn failed_binds(snapshot: Snapshot, count: i64, last: i64) -> Snapshot {
     of_status(snapshot, |status| {
         status.observed_generation = 1;
@@ -349,7 +358,7 @@ fn to_bound() -> Vec<Scenario> {
             }
             later(snapshot, 3_000)
         };
-        "a bind resets the count of failed ones" => failed_binds(acknowledged(), 3, 0);
+        "a bind resets the count of failed ones" => next_bind(failed_binds(acknowledged(), 3, 0));
         "no acknowledgement within ten seconds is given up" =>
             later(of_stream(claimed(), |stream| stream.assigned = Some(1)), 10_000);
         "no sidecar within ten seconds is given up" => later(Snapshot { stream: None, ..claimed() }, 10_000);
