@@ -254,7 +254,7 @@ fn next_bind(mut snapshot: Snapshot) -> Snapshot {
     let next = snapshot.status().incarnation + 1;
     snapshot.claims = vec![claim(next, ready())];
     of_stream(snapshot, |stream| {
-        (stream.assigned, stream.acknowledged) = (Some(next), Some(next))
+        (stream.assigned, stream.acknowledged) = (Some(next), Some(next));
     })
 }
 
