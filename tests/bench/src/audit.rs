@@ -24,7 +24,13 @@ struct Line {
     user: User,
     impersonated_user: Option<User>,
     object_ref: Option<Object>,
+    response_status: Option<Status>,
     request_received_timestamp: Timestamp,
+}
+
+#[derive(Deserialize)]
+struct Status {
+    code: Option<u16>,
 }
 
 #[derive(Deserialize)]
@@ -39,9 +45,11 @@ struct Object {
     name: Option<String>,
 }
 
-/// A write by Berth.
+/// A write that Berth asked for.
 pub(crate) struct Write {
     pub(crate) resource: String,
+    /// Answered with an error, such as 404 or 409.
+    pub(crate) refused: bool,
     pub(crate) name: String,
     at: Timestamp,
 }
@@ -78,6 +86,10 @@ fn write(line: Line, namespace: &str) -> Option<Write> {
     let writes = ["create", "update", "patch", "delete"].contains(&line.verb.as_str());
     (ours && writes && object.namespace.as_deref() == Some(namespace)).then_some(Write {
         resource: object.resource,
+        refused: line
+            .response_status
+            .and_then(|status| status.code)
+            .is_some_and(|code| code >= 400),
         name,
         at: line.request_received_timestamp,
     })

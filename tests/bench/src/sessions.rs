@@ -44,7 +44,10 @@ struct Way {
     name: String,
     /// Created → bound.
     total: Duration,
-    overhead: Duration,
+    /// Created → its claim seen.
+    made: Duration,
+    /// The claim seen Ready → bound.
+    told: Duration,
     bound: Timestamp,
 }
 
@@ -146,7 +149,8 @@ impl Bench {
         Ok(Way {
             name: name.to_owned(),
             total: bound - began,
-            overhead: made + told,
+            made,
+            told,
             bound: seen.serves_at.context("it is bound")?,
         })
     }
@@ -222,7 +226,7 @@ async fn resident(cluster: &Cluster) -> Result<f64> {
 
 fn times(n: u32, claims: &[Duration], ways: &[Way]) -> Vec<Row> {
     let totals: Vec<_> = ways.iter().map(|way| way.total).collect();
-    let overheads: Vec<_> = ways.iter().map(|way| way.overhead).collect();
+    let overheads: Vec<_> = ways.iter().map(|way| way.made + way.told).collect();
     let goals = [(50, 50.0), (99, 200.0)];
     let total = goals.map(|(percent, _)| {
         let row = Row::new(
@@ -236,7 +240,11 @@ fn times(n: u32, claims: &[Duration], ways: &[Way]) -> Vec<Row> {
         let figure = format!("Berth's overhead per session, p{percent} (n={n})");
         Row::new(figure, percentile(&overheads, percent), "ms").at_most(goal)
     });
-    total.into_iter().chain(overhead).collect()
+    let made: Vec<_> = ways.iter().map(|way| way.made).collect();
+    let told: Vec<_> = ways.iter().map(|way| way.told).collect();
+    let parts = [("created to claim seen", made), ("claim Ready to bound", told)];
+    let parts = parts.map(|(part, times)| Row::new(format!("  {part}, p50"), percentile(&times, 50), "ms"));
+    total.into_iter().chain(overhead).chain(parts).collect()
 }
 
 fn at_once_row(claims: &[Duration], ways: &[Way]) -> Row {
@@ -256,6 +264,7 @@ fn write_rows(writes: &[Write], ways: &[Way]) -> Vec<Row> {
     let whole: usize = ways.iter().map(|way| of(way, Timestamp::MAX)).sum();
     let serial = |write: &&Write| ways.iter().any(|way| write.is_of(&way.name, Timestamp::MAX));
     let events = writes.iter().filter(serial).filter(|write| write.resource == "events");
+    let refused = writes.iter().filter(serial).filter(|write| write.refused);
     let others = writes
         .iter()
         .filter(|write| !serial(write) && !write.name.starts_with("s-once"));
@@ -264,6 +273,7 @@ fn write_rows(writes: &[Write], ways: &[Way]) -> Vec<Row> {
         Row::new("writes per session, created to bound", per(to_bound), "writes").at_most(3.0),
         Row::new("writes per session, whole life", per(whole), "writes").at_most(6.0),
         Row::new("  of which Events", per(events.count()), "writes"),
+        Row::new("  of which refused (404, 409)", per(refused.count()), "writes"),
         Row::new("other writes in the namespace", others.count() as f64, "writes"),
     ]
 }
