@@ -1,0 +1,228 @@
+//! The closed grammar: a file for a sidecar that stands alone, JSON over the control stream. Names and spelling are
+//! those of CredentialBinding (`crds/src/binding.rs`), whose routes are compiled into this.
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// What a session's requests may do. Nothing that isn't said here is allowed.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Policy {
+    /// Number of this snapshot; a later one is higher (DESIGN §8, `Grants`).
+    #[serde(default)]
+    pub revision: u64,
+
+    /// Credentials that routes may name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub credentials: Vec<Credential>,
+
+    /// What is allowed. Their order means nothing: a request is allowed by the union of those that match.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<Route>,
+}
+
+/// A credential, known to the agent as its stub.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Credential {
+    /// Its name, the agent's environment variable. Unique.
+    pub name: String,
+
+    /// What the agent holds in its place: at least 24 of `A-Z a-z 0-9 _ . ~ -`, part of no other stub (§5.2). Public.
+    pub stub: String,
+
+    /// Where the value is, for a sidecar that stands alone; otherwise the controller pushes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Source>,
+
+    /// Whether its value is taken out of responses (rows 28-32). True unless said otherwise.
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    pub redact: bool,
+}
+
+/// Where a value is: one of the two.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Source {
+    /// In a file, by its path; one line end at its end isn't part of it.
+    File(String),
+    /// In an environment variable of the sidecar, by its name.
+    Env(String),
+}
+
+/// One thing that is allowed.
+#[expect(clippy::struct_excessive_bools, reason = "each is a word of the grammar by itself")]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Route {
+    /// Its name, unique; audit rows and denials say it.
+    pub name: String,
+
+    /// Which hosts: `api.example.com`, `*.example.com`, `**.example.com` (row 6), or an address.
+    pub host: String,
+
+    /// Ports; 443 when left out, 80 for `tls: Plain` (row 15).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<u16>,
+
+    /// Methods. All when left out, but a route with a credential names them, or says `["*"]` (§5.2). `git` implies
+    /// its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub methods: Vec<String>,
+
+    /// Path patterns, `/a/*/b` and `/a/**` (row 24); `/**` when left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub paths: Vec<String>,
+
+    /// The credential that may be used here, by name; then `inject` says where in the request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<String>,
+
+    /// Where in the request the stub is exchanged (row 33).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inject: Option<Injection>,
+
+    /// Limits for git over HTTPS; nothing but git passes then (row 26).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub git: Option<GitRoute>,
+
+    /// What becomes of the connection.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub tls: Tls,
+
+    /// Whether an upgrade to WebSocket is allowed (row 37).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub websocket: bool,
+
+    /// Networks that the host may resolve to although they aren't public (row 13).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpNet>,
+
+    /// Overrides the credential's `redact` on this route.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redact: Option<bool>,
+
+    /// Whether `Set-Cookie` reaches the agent although the route has a credential (DESIGN §7).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub set_cookie: bool,
+
+    /// Whether `Range` is kept on a host whose responses are redacted (row 32). Not with a redacted credential.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub range: bool,
+
+    /// The route reaches an endpoint that mints credentials or approves changes, and is meant to (DESIGN §7, row 36).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub minting: bool,
+}
+
+/// Where in a request a stub is exchanged: one of these.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Injection {
+    /// In a header.
+    Header(HeaderInjection),
+    /// As the password of HTTP Basic, in `Authorization`.
+    Basic(BasicInjection),
+    /// In a query parameter. Needs redaction (§5.2).
+    Query(ValueInjection),
+    /// In a form or JSON body. Needs redaction (§5.2).
+    Body(ValueInjection),
+    /// As the client's certificate: the value is its chain and key in PEM, and no stub is sent.
+    ClientCertificate(Empty),
+}
+
+/// Exchange in a header.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HeaderInjection {
+    /// Name of the header, such as `Authorization`.
+    pub name: String,
+
+    /// Forms that the whole value may have, such as `Bearer {}`; the stub alone when left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forms: Vec<String>,
+}
+
+/// Exchange in the password of HTTP Basic.
+#[derive(Clone, Debug, Default, Deserialize, Eq, Hash, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct BasicInjection {
+    /// User name that the request must carry; any when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+}
+
+/// Exchange in a named value.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ValueInjection {
+    /// Name of the parameter, form field or JSON pointer.
+    pub name: String,
+}
+
+/// Nothing more to say.
+#[derive(Clone, Debug, Default, Deserialize, Eq, Hash, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Empty {}
+
+/// Limits for git over HTTPS.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct GitRoute {
+    /// Repositories, as `owner/name`, with or without `.git` in the request.
+    pub repos: Vec<String>,
+
+    /// Whether pushes are allowed.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub access: GitAccess,
+
+    /// Refs that may be pushed to, as prefixes such as `refs/heads/agent/`; any when left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ref_prefixes: Vec<String>,
+}
+
+/// What may be done with a repository.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub enum GitAccess {
+    /// Fetch.
+    #[default]
+    Read,
+    /// Fetch and push.
+    Write,
+}
+
+/// What becomes of a connection.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub enum Tls {
+    /// TLS ends at the sidecar, which sees and judges each request.
+    #[default]
+    Terminate,
+    /// TLS is passed on unseen; only host and port are judged. Never with a credential (§5.2).
+    Passthrough,
+    /// HTTP without TLS. Never with a credential (§5.2).
+    Plain,
+}
+
+impl Route {
+    /// Its ports, the default filled in.
+    pub fn effective_ports(&self) -> Vec<u16> {
+        match (self.ports.as_slice(), self.tls) {
+            ([], Tls::Plain) => vec![80],
+            ([], Tls::Passthrough | Tls::Terminate) => vec![443],
+            (ports, _) => ports.to_vec(),
+        }
+    }
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+fn is_true(value: &bool) -> bool {
+    *value
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
