@@ -1,0 +1,118 @@
+//! Pure: a byte stream with its secrets replaced, whatever chunks it comes in.
+//!
+//! What is released depends on positions and on public delimiters only: everything up to the last byte that can
+//! occur in no form of a secret of this shape, else all but the last L−1 bytes, L being the longest form. There is
+//! no timer: one that flushes when "nothing looks like a secret" would tell an agent, guess by guess, what does.
+
+use std::mem;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+use super::pattern::{Patterns, Width};
+
+/// Replaces the secrets of one stream.
+pub struct Redactor {
+    patterns: Arc<Patterns>,
+    delimiters: Box<[bool; 256]>,
+    width: Width,
+    /// Without a delimiter, at most L−1 bytes, of which none begins a match that is already whole.
+    held: Bytes,
+    count: u64,
+}
+
+impl Redactor {
+    /// Begins a stream.
+    pub fn new(patterns: Arc<Patterns>, width: Width) -> Self {
+        Self {
+            delimiters: Box::new(patterns.shape().delimiters()),
+            patterns,
+            width,
+            held: Bytes::new(),
+            count: 0,
+        }
+    }
+
+    /// Takes the next chunk; returns what may be released, without copying it where nothing was found.
+    pub fn push(&mut self, mut chunk: Bytes) -> Vec<Bytes> {
+        let mut released = Vec::with_capacity(2);
+        let mut point = self.release_point(&chunk);
+        if !self.held.is_empty() {
+            let held = mem::take(&mut self.held);
+            let overlap = chunk.len().min(self.reach());
+            let joined = concat(&held, &chunk[..overlap]);
+            if overlap == chunk.len() {
+                chunk = joined;
+            } else {
+                // Every match that begins in what was held ends within the overlap, and `point` lies beyond.
+                let done = self.release(&joined, held.len(), &mut released);
+                point = point.saturating_sub(done);
+                chunk = chunk.slice(done - held.len()..);
+            }
+        }
+        let done = self.release(&chunk, point, &mut released);
+        // Copied, so that a few bytes don't keep the whole chunk alive.
+        self.held = Bytes::copy_from_slice(&chunk[done..]);
+        released
+    }
+
+    /// Ends the stream: the rest.
+    pub fn finish(mut self) -> (Bytes, u64) {
+        let mut released = Vec::with_capacity(1);
+        let held = mem::take(&mut self.held);
+        self.release(&held, held.len(), &mut released);
+        (released.pop().unwrap_or_default(), self.count)
+    }
+
+    /// How many secrets were replaced so far.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Where, in what is held and the chunk after it, everything before can be judged.
+    fn release_point(&self, chunk: &[u8]) -> usize {
+        let total = self.held.len() + chunk.len();
+        let by_position = total.saturating_sub(self.reach());
+        let tail = &chunk[chunk.len().saturating_sub(self.reach())..];
+        let after_delimiter = tail.iter().rposition(|&byte| self.delimiters[usize::from(byte)]);
+        after_delimiter.map_or(by_position, |at| total - tail.len() + at + 1)
+    }
+
+    /// Releases `data` up to `point`, or up to the end of a match that lies across it; returns where.
+    fn release(&mut self, data: &Bytes, point: usize, released: &mut Vec<Bytes>) -> usize {
+        let (piece, end) = match self.patterns.redact_until(data, point, self.width) {
+            Some(redaction) => {
+                self.count += redaction.count;
+                (redaction.text.freeze(), redaction.end)
+            }
+            None => (data.slice(..point), point),
+        };
+        if !piece.is_empty() {
+            released.push(piece);
+        }
+        end
+    }
+
+    /// Bytes after a match's first byte that belong to it, at most.
+    fn reach(&self) -> usize {
+        self.patterns.longest().saturating_sub(1)
+    }
+}
+
+impl std::fmt::Debug for Redactor {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Redactor")
+            .field("patterns", &self.patterns)
+            .field("held_bytes", &self.held.len())
+            .field("count", &self.count)
+            .finish_non_exhaustive()
+    }
+}
+
+fn concat(left: &[u8], right: &[u8]) -> Bytes {
+    let mut both = BytesMut::with_capacity(left.len() + right.len());
+    both.extend_from_slice(left);
+    both.extend_from_slice(right);
+    both.freeze()
+}
