@@ -3,6 +3,7 @@
 //!
 //! Both are versioned by [`VERSION`]. No secret value has a field here yet; grants come with the vault.
 
+pub mod environment;
 pub mod handoff;
 
 /// Messages of the control stream, generated from `proto/berth/control/v1/control.proto`.

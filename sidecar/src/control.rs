@@ -13,3 +13,4 @@ pub mod spool;
 pub mod state;
 pub mod stream;
 pub mod token;
+pub mod vault_link;

@@ -6,4 +6,5 @@
 pub mod next;
 pub mod pace;
 pub mod socket;
+pub mod trust;
 pub mod word;

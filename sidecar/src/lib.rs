@@ -8,11 +8,41 @@
 
 pub mod cli;
 pub mod clock;
+pub mod files;
 pub mod run;
+pub mod standalone;
 
 pub mod listen;
+pub mod tunnel;
+
+pub mod exchange;
+pub mod refusal;
+
+pub mod vault;
+
+pub mod substitute;
+
+pub mod upstream;
+
+pub mod redact;
+
+pub mod audit;
+
+pub mod body;
+pub mod proxy;
 
 pub mod control;
 pub mod handoff;
 
 pub mod fence;
+
+/// An error and its causes, on one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

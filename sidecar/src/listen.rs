@@ -1,5 +1,5 @@
-//! AGENT → (nothing yet). The two listeners on loopback: they accept, bound, and hand a connection to [`deny`], where
-//! the tunnel will begin. No byte of the agent leaves the pod from here.
+//! AGENT → SIDECAR. The two listeners on loopback: they accept, bound, and hand each connection to its
+//! [`crate::tunnel`].
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,15 +8,10 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
-use self::denials::Denials;
-
-pub mod deny;
-
-pub mod head;
-
-pub mod denials;
+use crate::proxy::Proxy;
+use crate::tunnel::{connect, transparent};
 
 /// Port of the proxy: `HTTPS_PROXY` of the agent.
 pub const PROXY_PORT: u16 = 14322;
@@ -48,14 +43,16 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
 }
 
 /// Answers connections, at most [`CONNECTIONS_MAX`] at a time; further ones wait to be accepted.
-pub async fn serve(listener: TcpListener, entrance: Entrance, denials: Arc<Denials>) {
+pub async fn serve(listener: TcpListener, entrance: Entrance, proxy: Arc<Proxy>) {
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
         let stream = accept(&listener).await;
-        let denials = Arc::clone(&denials);
+        let proxy = Arc::clone(&proxy);
         tokio::spawn(async move {
-            answer(stream, entrance).await;
-            denials.count();
+            match entrance {
+                Entrance::Proxy => connect::serve(proxy, stream).await,
+                Entrance::Transparent => transparent::serve(proxy, stream).await,
+            }
             drop(permit);
         });
     }
@@ -63,8 +60,12 @@ pub async fn serve(listener: TcpListener, entrance: Entrance, denials: Arc<Denia
 
 async fn accept(listener: &TcpListener) -> TcpStream {
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) => return stream,
+        let accepted = listener.accept().await.and_then(|(stream, _)| {
+            stream.set_nodelay(true)?;
+            Ok(stream)
+        });
+        match accepted {
+            Ok(stream) => return stream,
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "a connection wasn't accepted");
                 sleep(ACCEPT_PAUSE).await;
@@ -73,17 +74,7 @@ async fn accept(listener: &TcpListener) -> TcpStream {
     }
 }
 
-async fn answer(mut stream: TcpStream, entrance: Entrance) {
-    match timeout(CONNECTION_TIME, deny::answer(&mut stream, entrance)).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(error = &error as &dyn std::error::Error, "a denied connection broke"),
-        Err(_elapsed) => tracing::debug!("a denied connection took too long"),
-    }
-}
-
-/// 256 × a head of 16 KiB are 4 MiB per listener. Only the agent can use them up, and only against itself.
-const CONNECTIONS_MAX: usize = 256;
-/// A head (10 s) and an answer; a tunnel will have limits of its own.
-const CONNECTION_TIME: Duration = Duration::from_secs(15);
+/// Only the agent can use them up, and only against itself. A tunnel's permit is counted apart.
+const CONNECTIONS_MAX: usize = 1024;
 /// Out of descriptors, most likely: give connections time to end.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

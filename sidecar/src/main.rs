@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use berth_sidecar::cli::{Cli, Command, LogFormat};
 use berth_sidecar::control::ready;
-use berth_sidecar::{fence, run};
+use berth_sidecar::{fence, run, standalone};
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
@@ -24,6 +24,17 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Run(options) => run::start(options)?,
         Command::Ready { state } if !ready::is_attached(&state) => return Ok(ExitCode::FAILURE),
         Command::Ready { .. } => {}
+        Command::Serve(options) => standalone::serve(options)?,
+        Command::Check { policy } => {
+            standalone::load(&policy)?;
+            println!("{} is good", policy.display());
+        }
+        Command::Explain(explained) => print!("{}", standalone::explain(&explained)?),
+        Command::Stubs {
+            policy,
+            handoff,
+            proxy_address,
+        } => print!("{}", standalone::stubs(&policy, &handoff, proxy_address)?),
         Command::Fence { mode } => fence::load(mode)?,
     }
     Ok(ExitCode::SUCCESS)

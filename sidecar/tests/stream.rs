@@ -331,7 +331,7 @@ async fn a_stop_waits_until_everything_is_durable() {
 async fn denials_are_counted_together_and_told_while_bound() {
     let (_controller, mut stream, pod, _runner) = running().await;
     for _ in 0..3 {
-        let mut agent = TcpStream::connect(pod.options.proxy_address).await.unwrap();
+        let mut agent = TcpStream::connect(pod.options.place.proxy_address).await.unwrap();
         agent
             .write_all(b"CONNECT api.example.com:443 HTTP/1.1\r\n\r\n")
             .await

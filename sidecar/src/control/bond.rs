@@ -34,6 +34,8 @@ struct Inner {
     confirmed: Option<u64>,
     /// An assignment that the controller waits to have acknowledged.
     ack_due: Option<Ack>,
+    /// Grants that the vault holds and the controller doesn't know of.
+    grants_ack_due: Option<Ack>,
 }
 
 /// What a message of the controller came to.
@@ -43,8 +45,23 @@ pub enum Taken {
     Sign(Vec<u8>),
     /// It was about what this pod is bound to: the controller knows the pod as bound.
     Known,
+    /// The vault is to hold this, for the incarnation that this pod serves.
+    Vault(Box<ForVault>),
     /// Nothing that anybody waits for.
     Done,
+}
+
+/// What the vault or the audit trail is told.
+#[derive(Debug, PartialEq)]
+pub enum ForVault {
+    /// What holds from now on, with the stubs that the agent has; to be acknowledged afterwards.
+    Grants(control::Grants, BTreeMap<String, String>, Ack),
+    /// The lease goes on.
+    Prolong(control::Prolong),
+    /// Nothing may be used any more.
+    Close,
+    /// Records that are stored.
+    Stored(u64),
 }
 
 impl Bond {
@@ -59,6 +76,7 @@ impl Bond {
                 spool,
                 confirmed: None,
                 ack_due: None,
+                grants_ack_due: None,
             }),
             changed: watch::Sender::new(0),
         };
@@ -118,6 +136,22 @@ impl Bond {
         } else {
             None
         }
+    }
+
+    /// The vault holds what was granted: the acknowledgement is due.
+    pub fn granted(&self, ack: Ack) {
+        self.inner.lock().grants_ack_due = Some(ack);
+        self.wake();
+    }
+
+    /// The acknowledgement of grants that is due, once.
+    pub fn due_grants_ack(&self) -> Option<Ack> {
+        self.inner.lock().grants_ack_due.take()
+    }
+
+    /// The incarnation that this pod serves.
+    pub fn incarnation(&self) -> Option<u64> {
+        self.with_bound(|bound| bound.incarnation)
     }
 
     /// The event that follows `number`.
@@ -259,8 +293,26 @@ impl Inner {
                     reason = suspend.reason,
                     "the session is stopped"
                 );
-                self.advance(suspend.incarnation, |bound| bound.suspended = true)
+                self.advance(suspend.incarnation, |bound| bound.suspended = true)?;
+                Ok(Taken::Vault(Box::new(ForVault::Close)))
             }
+            Message::Grants(grants) if self.serves(grants.incarnation) => {
+                let ack = Ack {
+                    epoch,
+                    revision,
+                    incarnation: grants.incarnation,
+                };
+                let stubs = self.held.bound.as_ref().map(|bound| bound.stubs.clone());
+                let grants = ForVault::Grants(grants, stubs.unwrap_or_default(), ack);
+                Ok(Taken::Vault(Box::new(grants)))
+            }
+            Message::Prolong(prolong) if self.serves(prolong.incarnation) => {
+                Ok(Taken::Vault(Box::new(ForVault::Prolong(prolong))))
+            }
+            Message::TrailAck(ack) if self.serves(ack.incarnation) => {
+                Ok(Taken::Vault(Box::new(ForVault::Stored(ack.position))))
+            }
+            Message::Grants(_) | Message::Prolong(_) | Message::TrailAck(_) => Ok(Taken::Done),
             Message::EventAck(ack) => {
                 if self.serves(ack.incarnation) && ack.durable {
                     self.forget(ack.client_seq)?;
@@ -407,8 +459,10 @@ impl Inner {
 
 fn weight(message: &Message) -> Weight {
     match message {
-        Message::Welcome(_) | Message::EventAck(_) => Weight::Plain,
-        Message::Assignment(_) | Message::Start(_) | Message::Suspend(_) => Weight::Changing,
+        Message::Welcome(_) | Message::EventAck(_) | Message::TrailAck(_) => Weight::Plain,
+        Message::Assignment(_) | Message::Start(_) | Message::Suspend(_) | Message::Grants(_) | Message::Prolong(_) => {
+            Weight::Changing
+        }
     }
 }
 

@@ -1,11 +1,13 @@
 //! What the pod is bound to, as it is kept over restarts of the container.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
-use berth_protocol::{control, handoff};
+use berth_protocol::{control, environment, handoff};
 use serde::{Deserialize, Serialize};
 
 use super::gate::Gate;
+use crate::listen::PROXY_PORT;
 
 /// Everything that outlives this process.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
@@ -35,6 +37,9 @@ pub struct Bound {
     pub started_told: bool,
     /// Violations told; see [`super::bond`] for the limit.
     pub violations: u32,
+    /// What the agent has in place of each credential; it outlives the process, as the agent's environment does.
+    #[serde(default)]
+    pub stubs: BTreeMap<String, String>,
     /// State changes that aren't acknowledged yet, by number: protobuf in base64. They outlive the process.
     pub states: BTreeMap<u64, String>,
 }
@@ -58,6 +63,7 @@ impl Bound {
         Self {
             session_uid: assigned.session_uid.clone(),
             incarnation: assigned.incarnation,
+            stubs: assigned.stubs.clone().into_iter().collect(),
             assignment: for_runner(assigned),
             version: 1,
             stage: Stage::Assigned,
@@ -74,9 +80,14 @@ impl Bound {
     }
 }
 
-/// The part of an assignment that the agent's side may see: all of it is configuration.
+/// The part of an assignment that the agent's side may see: all of it is configuration. What an author sets can't take
+/// the place of the proxy's variables or of a stub; the schema refuses it, and so does the order here.
 pub fn for_runner(assigned: control::Assignment) -> handoff::Assignment {
     let task = assigned.task.unwrap_or_default();
+    let proxy = SocketAddr::from(([127, 0, 0, 1], PROXY_PORT));
+    let mut env: BTreeMap<String, String> = assigned.env.into_iter().collect();
+    env.extend(environment::of(HANDOFF, proxy));
+    env.extend(assigned.stubs);
     handoff::Assignment {
         namespace: assigned.namespace,
         name: assigned.name,
@@ -85,7 +96,7 @@ pub fn for_runner(assigned: control::Assignment) -> handoff::Assignment {
         interactive: task.interactive,
         run_id: task.run_id,
         model: assigned.model,
-        env: assigned.env.into_iter().collect(),
+        env,
         command: assigned.command,
         repository: assigned.repository.map(|repository| handoff::Repository {
             url: repository.url,
@@ -94,3 +105,6 @@ pub fn for_runner(assigned: control::Assignment) -> handoff::Assignment {
         }),
     }
 }
+
+/// Where the agent's container has the `handoff` volume (DESIGN §6).
+const HANDOFF: &str = "/berth/handoff";

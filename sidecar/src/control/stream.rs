@@ -22,6 +22,7 @@ use super::gate::Stale;
 use super::key::StreamKey;
 use super::ready::Ready;
 use super::state::StateError;
+use super::vault_link::VaultLink;
 
 /// What every stream needs.
 pub struct Client {
@@ -37,6 +38,8 @@ pub struct Client {
     pub bond: Arc<Bond>,
     /// The startup probe's file.
     pub ready: Ready,
+    /// What is granted, and what was used.
+    pub vault: VaultLink,
 }
 
 /// Why a stream ended or wasn't opened.
@@ -166,7 +169,7 @@ impl Client {
                 )
                 .await
             }
-            Taken::Known | Taken::Done => Err(StreamError::NoWelcome),
+            Taken::Known | Taken::Vault(_) | Taken::Done => Err(StreamError::NoWelcome),
         }
     }
 
@@ -189,6 +192,10 @@ impl Client {
             self.attach(attached);
             match self.bond.take(message)? {
                 Ok(Taken::Known) => drop(known.send_replace(true)),
+                Ok(Taken::Vault(told)) => {
+                    known.send_replace(true);
+                    self.vault.take(*told, &self.bond);
+                }
                 Ok(Taken::Sign(_) | Taken::Done) => {}
                 Err(stale) => tracing::warn!(error = &stale as &dyn std::error::Error, "a message is ignored"),
             }
@@ -211,11 +218,16 @@ impl Client {
     ) -> Result<std::convert::Infallible, StreamError> {
         let mut changes = self.bond.changes();
         let held_until = Instant::now() + hold;
-        let mut told = 0;
+        let (mut told, mut recorded) = (0, 0);
+        let mut written = self.vault.written();
         loop {
             changes.mark_unchanged();
-            if let Some(ack) = self.bond.due_ack() {
+            for ack in [self.bond.due_ack(), self.bond.due_grants_ack()].into_iter().flatten() {
                 send(sender, Message::Ack(ack)).await?;
+            }
+            while let Some(record) = self.vault.record_after(recorded, &self.bond) {
+                recorded = record.position;
+                send(sender, Message::Trail(record)).await?;
             }
             let free = *known.borrow_and_update() || Instant::now() >= held_until;
             if free && let Some(event) = self.bond.event_after(told) {
@@ -233,6 +245,7 @@ impl Client {
                     send(sender, Message::Token(fresh)).await?;
                 }
                 _ = changes.changed() => {}
+                Ok(()) = written.changed() => {}
                 Ok(()) = known.changed() => {}
                 () = sleep_until(held_until), if !free => {}
             }

@@ -1,22 +1,15 @@
-//! The projected token: read, and read again whenever the kubelet has rotated it. The kubelet swaps a symlink of the
-//! directory, so the directory is watched; a slow poll is the safety net. The token is never logged.
+//! The projected token: read, and read again whenever the kubelet has rotated it. The token is never logged.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use notify::{RecursiveMode, Watcher};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
+
+use crate::files::Changes;
 
 /// Reads the token until the receivers are gone. The first reading may be empty: the stream then waits for the next.
 pub async fn follow(path: PathBuf, token: watch::Sender<String>) {
-    let (sender, mut events) = mpsc::channel(1);
-    let watcher = path.parent().map(|directory| observe(directory, sender));
-    if let Some(Err(error)) = &watcher {
-        tracing::warn!(
-            error = error as &dyn std::error::Error,
-            "the token's directory isn't watched; polling only"
-        );
-    }
+    let mut changes = Changes::of(&path, POLL);
     loop {
         match tokio::fs::read_to_string(&path).await {
             Ok(text) => drop(token.send_if_modified(|held| replace(held, text.trim()))),
@@ -24,19 +17,9 @@ pub async fn follow(path: PathBuf, token: watch::Sender<String>) {
         }
         tokio::select! {
             () = token.closed() => return,
-            Some(()) = events.recv() => {}
-            () = tokio::time::sleep(POLL) => {}
+            () = changes.next() => {}
         }
     }
-}
-
-fn observe(directory: &Path, sender: mpsc::Sender<()>) -> notify::Result<impl Watcher> {
-    let told = move |_event| {
-        let _ = sender.try_send(()); // a full channel already says "look again"
-    };
-    let mut watcher = notify::recommended_watcher(told)?;
-    watcher.watch(directory, RecursiveMode::NonRecursive)?;
-    Ok(watcher)
 }
 
 fn replace(held: &mut String, text: &str) -> bool {

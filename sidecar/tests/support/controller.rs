@@ -14,7 +14,7 @@ use berth_protocol::control::{
     Ack, Assignment, Event, EventAck, FromSidecar, Hello, Start, Suspend, Task, ToSidecar, Welcome, from_sidecar,
     to_sidecar::Message,
 };
-use berth_sidecar::cli::Options;
+use berth_sidecar::cli::{self, Options, Place};
 use futures::Stream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -279,13 +279,21 @@ impl Pod {
         std::fs::write(at("token"), "token-1\n").unwrap();
         let own = own_address();
         let options = Options {
-            control_url: format!("https://localhost:{}", controller.address.port()),
-            control_ca: at("ca.crt"),
-            token_file: at("token"),
-            handoff: at("handoff"),
-            state: at("state"),
-            proxy_address: (own, 14322).into(),
-            transparent_address: (own, 14323).into(),
+            control: cli::Control {
+                control_url: format!("https://localhost:{}", controller.address.port()),
+                control_ca: at("ca.crt"),
+                token_file: at("token"),
+            },
+            place: Place {
+                handoff: at("handoff"),
+                state: at("state"),
+                proxy_address: (own, 14322).into(),
+                transparent_address: (own, 14323).into(),
+                upstream_ca: Vec::new(),
+                cluster_cidr: Vec::new(),
+                resolve: Vec::new(),
+                name_server: Vec::new(),
+            },
         };
         Self {
             volumes,
@@ -299,7 +307,7 @@ impl Pod {
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
-        self.options.handoff.join(berth_protocol::handoff::SOCKET_NAME)
+        self.options.place.handoff.join(berth_protocol::handoff::SOCKET_NAME)
     }
 
     /// Starts the container; an earlier one is killed, as by the kernel.
@@ -307,7 +315,7 @@ impl Pod {
         self.kill_sidecar().await;
         // Unlike a process's, the aborted task's listeners close a moment later.
         let free = |address| std::net::TcpListener::bind::<SocketAddr>(address).is_ok();
-        let addresses = [self.options.proxy_address, self.options.transparent_address];
+        let addresses = [self.options.place.proxy_address, self.options.place.transparent_address];
         eventually("free ports", || addresses.into_iter().all(free)).await;
         let (stop, stopped) = oneshot::channel::<()>();
         let options = self.options.clone();
@@ -333,7 +341,7 @@ impl Pod {
     }
 
     pub(crate) fn is_ready(&self) -> bool {
-        berth_sidecar::control::ready::is_attached(&self.options.state)
+        berth_sidecar::control::ready::is_attached(&self.options.place.state)
     }
 }
 

@@ -1,11 +1,17 @@
-//! Benchmarks on the running local cluster.
+//! Benchmarks: of sessions on the running local cluster, and of the proxy beside its peers on this machine.
 //!
-//! In: the environment that `tests/cluster/cluster env` prints. Out: a table, and the same rows in
-//! `target/bench/NAME.json`. Never restarts or changes what is installed: works in a namespace of its own.
+//! In: for sessions, the environment that `tests/cluster/cluster env` prints; for the proxy, the peers that
+//! `peers/install` keeps. Out: a table, and the same rows in `target/bench/NAME.json`. Never restarts or changes what is
+//! installed: works in a namespace, and in a directory, of its own.
 
+#[cfg(feature = "cluster")]
 mod audit;
+#[cfg(feature = "cluster")]
 mod follow;
+#[cfg(feature = "proxy")]
+mod proxy;
 mod report;
+#[cfg(feature = "cluster")]
 mod sessions;
 
 use std::path::PathBuf;
@@ -13,7 +19,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
 
-/// Measures Berth on the running local cluster.
+/// Measures Berth.
 #[derive(Parser)]
 struct Arguments {
     /// The benchmark.
@@ -21,12 +27,15 @@ struct Arguments {
     /// Names the benchmarks.
     #[arg(long)]
     list: bool,
-    /// Serial rounds of a benchmark.
-    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    n: u32,
+    /// Rounds: 60 serial ones of `sessions`, 3 of each scenario of `proxy` unless said otherwise.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    n: Option<u32>,
     /// State folder of the cluster, where its audit log is.
     #[arg(long, env = "BERTH_CLUSTER_DIR")]
-    cluster_dir: PathBuf,
+    cluster_dir: Option<PathBuf>,
+    #[cfg(feature = "proxy")]
+    #[command(flatten)]
+    proxy: proxy::Options,
 }
 
 #[tokio::main]
@@ -34,13 +43,20 @@ async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     if arguments.list {
         println!("sessions   bare SandboxClaims beside AgentSessions, on one warm pool");
+        println!("proxy      the sidecar beside hudsucker, Envoy, mitmproxy and no proxy, without a cluster");
         return Ok(());
     }
-    match arguments.name.context("name a benchmark; --list names them")?.as_str() {
+    match arguments.name.as_deref().context("name a benchmark; --list names them")? {
+        #[cfg(feature = "cluster")]
         "sessions" => {
-            let rows = sessions::measure(arguments.n, &arguments.cluster_dir.join("audit/audit.log")).await?;
+            let directory = arguments.cluster_dir.context("BERTH_CLUSTER_DIR isn't set")?;
+            let rows = sessions::measure(arguments.n.unwrap_or(60), &directory.join("audit/audit.log")).await?;
             report::publish("sessions", &rows)
         }
+        #[cfg(feature = "proxy")]
+        "proxy" => report::publish("proxy", &proxy::measure(&arguments.proxy, arguments.n.unwrap_or(3)).await?),
+        #[cfg(feature = "proxy")]
+        proxy::ORIGIN => proxy::serve_origin().await,
         other => bail!("no benchmark is called {other}; --list names them"),
     }
 }

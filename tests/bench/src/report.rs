@@ -3,6 +3,7 @@
 //! In: measured values. Out: text and `target/bench/NAME.json`. Never judges without the goal in the row.
 
 use std::fs;
+#[cfg(feature = "cluster")]
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -17,9 +18,11 @@ pub(crate) struct Row {
     pub(crate) beside: Option<&'static str>,
     pub(crate) beside_value: Option<f64>,
     pub(crate) ratio: Option<f64>,
-    /// The most that the ratio, or the value where there is none, may be.
+    /// Of the ratio, or of the value where there is none: the most that it may be, or the least with `floor`.
     pub(crate) goal: Option<f64>,
     pub(crate) met: Option<bool>,
+    #[serde(skip)]
+    pub(crate) floor: bool,
 }
 
 impl Row {
@@ -52,9 +55,22 @@ impl Row {
             ..self
         }
     }
+
+    /// With the least that the ratio, or the value where there is none, may be.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn at_least(self, goal: f64) -> Self {
+        let judged = self.ratio.unwrap_or(self.value);
+        Self {
+            goal: Some(goal),
+            met: Some(judged >= goal),
+            floor: true,
+            ..self
+        }
+    }
 }
 
 /// The value, in ms, that this share of the durations doesn't exceed (nearest rank).
+#[cfg(feature = "cluster")]
 pub(crate) fn percentile(durations: &[Duration], percent: usize) -> f64 {
     let mut sorted = durations.to_vec();
     sorted.sort_unstable();
@@ -68,15 +84,17 @@ pub(crate) fn percentile(durations: &[Duration], percent: usize) -> f64 {
 pub(crate) fn publish(name: &str, rows: &[Row]) -> Result<()> {
     let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.2}"));
     println!(
-        "{:<44} {:>9} {:<7} {:<24} {:>9} {:>6} {:>7} met",
+        "{:<48} {:>9} {:<7} {:<24} {:>9} {:>6} {:>8} met",
         "figure", "value", "unit", "beside", "value", "ratio", "goal"
     );
     for row in rows {
         let met = row.met.map_or("-", |met| if met { "yes" } else { "NO" });
         let (value, other) = (number(Some(row.value)), number(row.beside_value));
-        let (ratio, goal) = (number(row.ratio), number(row.goal));
+        let side = if row.floor { ">= " } else { "<= " };
+        let goal = row.goal.map_or_else(|| "-".to_owned(), |goal| format!("{side}{goal:.2}"));
+        let ratio = number(row.ratio);
         let (figure, unit, beside) = (&row.figure, row.unit, row.beside.unwrap_or("-"));
-        println!("{figure:<44} {value:>9} {unit:<7} {beside:<24} {other:>9} {ratio:>6} {goal:>7} {met}");
+        println!("{figure:<48} {value:>9} {unit:<7} {beside:<24} {other:>9} {ratio:>6} {goal:>8} {met}");
     }
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/bench");
     fs::create_dir_all(folder)?;
@@ -87,6 +105,7 @@ pub(crate) fn publish(name: &str, rows: &[Row]) -> Result<()> {
 mod tests {
     use super::*;
 
+    #[cfg(feature = "cluster")]
     #[test]
     fn percentiles_are_by_nearest_rank() {
         let durations: Vec<_> = (1..=100).rev().map(Duration::from_millis).collect();
@@ -99,5 +118,7 @@ mod tests {
     fn a_goal_is_of_the_ratio_where_there_is_one() {
         assert_eq!(Row::new("a", 26.0, "ms").beside("b", 20.0).at_most(1.3).met, Some(true));
         assert_eq!(Row::new("a", 26.0, "ms").at_most(1.3).met, Some(false));
+        #[cfg(feature = "proxy")]
+        assert_eq!(Row::new("a", 26.0, "ms").beside("b", 20.0).at_least(1.3).met, Some(true));
     }
 }

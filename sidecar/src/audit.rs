@@ -1,0 +1,228 @@
+//! What credentials were used for. A use is written down before its request's first byte leaves, and completed when its
+//! answer has passed; a use that can't be written down doesn't happen.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+
+use berth_egress::authority::Authority;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use self::denials::Denials;
+use self::sink::Sink;
+use crate::clock::unix_ms;
+
+pub mod denials;
+
+pub mod sink;
+
+/// One use of credentials, as it begins.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Use {
+    /// Counts from 1 without holes; a missing number is a row that was lost.
+    pub number: u64,
+    /// Milliseconds since the Unix epoch, by the pod's clock.
+    pub at: i64,
+    /// Names of the credentials.
+    pub credentials: Vec<String>,
+    /// The routes that allowed them.
+    pub routes: Vec<String>,
+    /// Fingerprints of the grants behind them.
+    pub grants: Vec<String>,
+    /// Of the request.
+    pub method: String,
+    /// Host and port.
+    pub authority: String,
+    /// Without the query.
+    pub path: String,
+}
+
+/// How it ended.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Outcome {
+    /// Of the use.
+    pub number: u64,
+    /// Status of the answer, 0 when there was none.
+    pub status: u16,
+    /// Bytes of the request's body that were read from the agent.
+    pub sent: u64,
+    /// Bytes of the answer's body.
+    pub received: u64,
+    /// From the use to its end.
+    pub milliseconds: u64,
+    /// Secrets that were taken out of the answer.
+    pub redactions: u64,
+    /// How.
+    pub ended: Ended,
+}
+
+/// How a use ended.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Ended {
+    /// The whole answer has passed.
+    #[default]
+    Complete,
+    /// Either side broke off.
+    Broken,
+    /// The grant ended.
+    Cut,
+    /// The answer couldn't be passed on.
+    Refused,
+}
+
+/// Requests that weren't passed on, since the last time they were told.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Denied {
+    /// When the first of them came.
+    pub at: i64,
+    /// Where to; `other` beyond the first hosts.
+    pub authority: String,
+    /// Why.
+    pub reason: String,
+    /// How many.
+    pub count: u64,
+}
+
+/// A line of the trail.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Record {
+    /// A use begins.
+    Use(Use),
+    /// It ended.
+    Outcome(Outcome),
+    /// Denials.
+    Denied(Denied),
+}
+
+/// The trail.
+pub struct Audit {
+    sink: Mutex<Sink>,
+    denials: Mutex<HashMap<(String, String), Denied>>,
+    denied: tokio::sync::Notify,
+    /// The same as one number, for the session's events.
+    pub counted: Denials,
+    written: watch::Sender<()>,
+}
+
+/// The use can't be written down, so it doesn't happen.
+#[derive(Debug, thiserror::Error)]
+pub enum AuditError {
+    /// The controller hasn't taken what there is.
+    #[error("the audit trail is full: the controller hasn't stored it")]
+    Full,
+    /// The file.
+    #[error("failed to write the audit trail")]
+    Write(#[source] io::Error),
+}
+
+/// A use that goes on; it is completed when this is dropped.
+pub struct Ticket {
+    audit: Arc<Audit>,
+    began: Instant,
+    /// Filled in as it goes.
+    pub outcome: Outcome,
+}
+
+impl Audit {
+    /// Into this sink.
+    pub fn new(sink: Sink) -> Self {
+        Self {
+            sink: Mutex::new(sink),
+            denials: Mutex::default(),
+            denied: tokio::sync::Notify::new(),
+            counted: Denials::default(),
+            written: watch::Sender::new(()),
+        }
+    }
+
+    /// Writes a use down.
+    pub fn begin(self: &Arc<Self>, mut used: Use) -> Result<Ticket, AuditError> {
+        used.at = unix_ms();
+        let number = self.sink.lock().begin(used)?;
+        self.written.send_replace(());
+        Ok(Ticket {
+            audit: Arc::clone(self),
+            began: Instant::now(),
+            outcome: Outcome {
+                number,
+                ended: Ended::Broken,
+                ..Outcome::default()
+            },
+        })
+    }
+
+    /// A request or a tunnel wasn't passed on. Counted by host and reason: the agent can't flood the trail.
+    pub fn denied(&self, authority: &Authority, reason: &str) {
+        let mut denials = self.denials.lock();
+        let mut key = (authority.to_string(), reason.to_owned());
+        if denials.len() >= DENIED_MAX && !denials.contains_key(&key) {
+            key = (OTHER.to_owned(), OTHER.to_owned());
+        }
+        let (authority, reason) = key.clone();
+        let denied = denials.entry(key).or_insert_with(|| Denied {
+            at: unix_ms(),
+            authority,
+            reason,
+            count: 0,
+        });
+        denied.count = denied.count.saturating_add(1);
+        drop(denials);
+        self.denied.notify_one();
+        self.counted.count();
+    }
+
+    /// Tells denials, at most every [`INTERVAL`]; nothing ticks while nothing is denied.
+    pub async fn tell_denials(&self) {
+        loop {
+            self.denied.notified().await;
+            tokio::time::sleep(INTERVAL).await;
+            let denials = std::mem::take(&mut *self.denials.lock());
+            for denied in denials.into_values() {
+                self.note(Record::Denied(denied));
+            }
+        }
+    }
+
+    /// Writes down what nothing waits for.
+    fn note(&self, record: Record) {
+        if let Err(error) = self.sink.lock().note(record) {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "a record of the audit trail is lost"
+            );
+        }
+        self.written.send_replace(());
+    }
+
+    /// Changes whenever a record was written.
+    pub fn written(&self) -> watch::Receiver<()> {
+        self.written.subscribe()
+    }
+
+    /// Where it is kept.
+    pub fn sink(&self) -> parking_lot::MutexGuard<'_, Sink> {
+        self.sink.lock()
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let milliseconds = self.began.elapsed().as_millis();
+        self.outcome.milliseconds = u64::try_from(milliseconds).unwrap_or(u64::MAX);
+        let outcome = std::mem::take(&mut self.outcome);
+        self.audit.note(Record::Outcome(outcome));
+    }
+}
+
+/// Different hosts and reasons between two tellings.
+const DENIED_MAX: usize = 64;
+const OTHER: &str = "other";
+/// Often enough to be seen while it happens.
+const INTERVAL: std::time::Duration = std::time::Duration::from_secs(5);

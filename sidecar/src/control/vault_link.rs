@@ -1,0 +1,117 @@
+//! STREAM → VAULT, and AUDIT → STREAM. What the controller grants becomes the vault's offer, under the stubs that the
+//! agent has; what was used goes the other way until it is stored.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use berth_egress::policy::Policy;
+use berth_protocol::control::{self, Grants, Trail};
+use secrecy::SecretString;
+use tokio::sync::watch;
+
+use super::bond::{Bond, ForVault};
+use crate::clock::Boottime;
+use crate::proxy::Proxy;
+use crate::vault::{Offer, Value};
+
+/// The stream's side of the proxy.
+pub struct VaultLink {
+    proxy: Arc<Proxy>,
+}
+
+impl VaultLink {
+    /// Of this proxy.
+    pub fn new(proxy: Arc<Proxy>) -> Self {
+        Self { proxy }
+    }
+
+    /// Does what the controller says.
+    pub fn take(&self, told: ForVault, bond: &Bond) {
+        match told {
+            ForVault::Grants(grants, stubs, ack) => {
+                self.adopt(offer(grants, &stubs));
+                bond.granted(ack);
+            }
+            ForVault::Prolong(control::Prolong { lease_ms, .. }) => {
+                self.proxy
+                    .vault
+                    .prolong(Boottime::now().after(Duration::from_millis(lease_ms)));
+            }
+            ForVault::Close => self.adopt(Offer::nothing()),
+            ForVault::Stored(position) => {
+                if let Err(error) = self.proxy.audit.sink().acknowledge(position) {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "the audit trail wasn't shortened"
+                    );
+                }
+            }
+        }
+    }
+
+    fn adopt(&self, offer: Offer) {
+        let problems = self.proxy.adopt(offer);
+        for problem in problems {
+            tracing::warn!(
+                error = &problem as &dyn std::error::Error,
+                "a part of the grants is left out"
+            );
+        }
+    }
+
+    /// The record that follows `position`, while the pod serves a session.
+    pub fn record_after(&self, position: u64, bond: &Bond) -> Option<Trail> {
+        let incarnation = bond.incarnation()?;
+        let (position, record) = self.proxy.audit.sink().after(position)?;
+        Some(Trail {
+            incarnation,
+            position,
+            record: serde_json::to_vec(&record).ok()?,
+        })
+    }
+
+    /// Changes whenever a record was written.
+    pub fn written(&self) -> watch::Receiver<()> {
+        self.proxy.audit.written()
+    }
+}
+
+/// A policy that can't be read allows nothing: a controller of another release may say what this one doesn't know.
+fn offer(grants: Grants, stubs: &BTreeMap<String, String>) -> Offer {
+    let now = Boottime::now();
+    let mut policy: Policy = match serde_json::from_slice(&grants.policy) {
+        Ok(policy) => policy,
+        Err(error) => {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "the grants can't be read; nothing is allowed"
+            );
+            return Offer::nothing();
+        }
+    };
+    for credential in &mut policy.credentials {
+        if let Some(stub) = stubs.get(&credential.name) {
+            credential.stub.clone_from(stub);
+        }
+    }
+    let mut values = HashMap::new();
+    for value in grants.values {
+        let Ok(secret) = String::from_utf8(value.secret) else {
+            tracing::warn!(credential = value.credential, "a value that isn't text is left out");
+            continue;
+        };
+        let remaining = Some(value.remaining_ms).filter(|remaining| *remaining > 0);
+        let held = Value {
+            secret: SecretString::from(secret),
+            grant: value.grant.into(),
+            until: remaining.map(|remaining| now.after(Duration::from_millis(remaining))),
+        };
+        values.insert(value.credential, held);
+    }
+    Offer {
+        policy,
+        values,
+        lease: Some(now.after(Duration::from_millis(grants.lease_ms))),
+    }
+}

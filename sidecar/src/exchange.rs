@@ -1,0 +1,276 @@
+//! One request, from the agent to its answer: read ([`judge`]), decided, written down, exchanged, sent, and the answer
+//! taken clean ([`answer`]) and watched to its end ([`watch`]).
+//!
+//! Every early way out is a refusal: nothing is passed on that wasn't decided, and an answer that can't be cleaned is
+//! dropped.
+
+use std::sync::Arc;
+
+use berth_egress::decide::{Allowed, Grant, Surface};
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue};
+use http::{Request, Response, Uri, Version};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use tokio_util::sync::CancellationToken;
+
+use self::judge::Judged;
+use self::watch::{Cuts, Sent};
+use crate::audit::{Ticket, Use};
+use crate::body::{Body, full};
+use crate::proxy::Proxy;
+use crate::redact::Patterns;
+use crate::refusal::Refusal;
+use crate::substitute;
+use crate::tunnel::Tunnel;
+use crate::upstream::pool::Key;
+use crate::upstream::{Answer, SendError};
+use crate::vault::Snapshot;
+
+pub mod judge;
+
+pub mod headers;
+
+pub mod expect;
+
+pub mod watch;
+
+pub mod clean;
+
+pub mod upgrade;
+
+/// Answers a request; every way of not passing it on is an answer too.
+pub async fn answer(proxy: &Arc<Proxy>, tunnel: &Tunnel, request: Request<Incoming>) -> Response<Body> {
+    match pass(proxy, tunnel, request).await {
+        Ok(response) => response,
+        Err(refusal) => {
+            proxy.audit.denied(&tunnel.authority, refusal.reason());
+            refusal.response()
+        }
+    }
+}
+
+async fn pass(proxy: &Arc<Proxy>, tunnel: &Tunnel, mut request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+    let snapshot = proxy.vault.snapshot_full();
+    let judged = judge::judge(&snapshot.rules, tunnel, &request)?;
+    let standing = Standing::of(&snapshot, &judged.allowed)?;
+    let upgrade = judged.upgrade.then(|| hyper::upgrade::on(&mut request));
+    let mut plan = Plan {
+        proxy,
+        tunnel,
+        snapshot: &snapshot,
+        judged,
+        standing,
+    };
+    let ticket = plan.write_down(request.method().as_str())?;
+    let (request, sent) = plan.prepare(request).await?;
+    let key = plan.key();
+    let answer = plan.send(&key, request).await;
+    let answer = answer.map_err(|error| Refusal::upstream(crate::chain(&error)))?;
+    if let (Some(upstream), Some(agent)) = (answer.upgrade, upgrade) {
+        let (patterns, cuts) = (plan.patterns(), plan.standing.cuts);
+        return Ok(upgrade::relay(
+            answer.response,
+            upstream,
+            agent,
+            patterns,
+            (ticket, cuts),
+        ));
+    }
+    clean::clean(answer.response, &plan, ticket, sent)
+}
+
+/// What a request's grants stand on at this moment.
+pub struct Standing {
+    cuts: Cuts,
+    credentialed: bool,
+}
+
+/// A request on its way.
+pub struct Plan<'a> {
+    proxy: &'a Arc<Proxy>,
+    tunnel: &'a Tunnel,
+    snapshot: &'a Snapshot,
+    judged: Judged,
+    standing: Standing,
+}
+
+impl Standing {
+    /// A route whose grant is over allows nothing any more; a request needs one that isn't.
+    fn of(snapshot: &Snapshot, allowed: &Allowed) -> Result<Self, Refusal> {
+        let mut lapsed = None;
+        let mut open = None;
+        for route in &allowed.routes {
+            match snapshot
+                .credential_of(route)
+                .map(|credential| snapshot.value(credential))
+            {
+                Some(Err(why)) => lapsed = lapsed.or(Some(why)),
+                Some(Ok(_)) | None => open = Some(route),
+            }
+        }
+        match (open, lapsed) {
+            (None, Some(why)) => Err(Refusal::denied(why.to_string())),
+            (open, _) => Ok(Self::new(allowed, snapshot, open)),
+        }
+    }
+
+    /// What cuts it: the routes of the values that it carries, or a route that allows it when it carries none.
+    fn new(allowed: &Allowed, snapshot: &Snapshot, open: Option<&Arc<str>>) -> Self {
+        let granted = allowed.grants.iter().filter_map(|grant| snapshot.cut(grant.route()));
+        let mut tokens: Vec<CancellationToken> = granted.collect();
+        if tokens.is_empty() && allowed.credentialed {
+            tokens.extend(open.and_then(|route| snapshot.cut(route)));
+        }
+        Self {
+            cuts: Cuts::new(tokens),
+            credentialed: allowed.credentialed,
+        }
+    }
+}
+
+impl Plan<'_> {
+    /// Before anything else happens.
+    fn write_down(&self, method: &str) -> Result<Option<Ticket>, Refusal> {
+        let grants = &self.judged.allowed.grants;
+        if grants.is_empty() {
+            return Ok(None);
+        }
+        let used = Use {
+            credentials: grants.iter().map(|grant| grant.credential().to_owned()).collect(),
+            routes: grants.iter().map(|grant| grant.route().to_owned()).collect(),
+            grants: grants
+                .iter()
+                .map(|grant| self.snapshot.fingerprint(grant.credential()).to_string())
+                .collect(),
+            method: method.to_owned(),
+            authority: self.tunnel.authority.to_string(),
+            path: self.judged.target.path.as_str().to_owned(),
+            ..Use::default()
+        };
+        let ticket = self.proxy.audit.begin(used);
+        ticket
+            .map(Some)
+            .map_err(|error| Refusal::unavailable(crate::chain(&error)))
+    }
+
+    /// The request as the upstream gets it.
+    async fn prepare(&mut self, request: Request<Incoming>) -> Result<(Request<Body>, Sent), Refusal> {
+        let (mut head, body) = request.into_parts();
+        let expect = expect::asked(&head.headers);
+        headers::for_upstream(&mut head.headers, self.judged.upgrade, self.standing.credentialed);
+        let mut query = self.judged.target.query.as_ref().map(|query| query.as_str().to_owned());
+        for grant in &self.judged.allowed.grants {
+            let value = self.snapshot.exchange(grant);
+            let value = value.map_err(|lapsed| Refusal::denied(lapsed.to_string()))?;
+            let written = substitute::into_head(grant, value, &mut head.headers, self.judged.target.query.as_ref());
+            if let Some(new) = written.map_err(|error| Refusal::denied(error.to_string()))? {
+                query = Some(new);
+            }
+        }
+        head.uri = self.uri(query.as_deref())?;
+        head.extensions.clear();
+        let sent = Sent::default();
+        let body = match self.judged.allowed.grants.iter().find(|grant| is_body(grant)) {
+            Some(grant) => self.exchange_body(grant, &mut head.headers, body).await?,
+            None => watch::upload(body, &sent, &self.standing.cuts),
+        };
+        let (gate, body) = expect::gate(expect, body);
+        let mut request = Request::from_parts(head, body);
+        expect::open_at_continue(gate, &mut request);
+        Ok((request, sent))
+    }
+
+    /// The canonical path, which was judged, is what is sent.
+    fn uri(&self, query: Option<&str>) -> Result<Uri, Refusal> {
+        let path = self.judged.target.path.as_str();
+        let path_and_query = match query {
+            Some(query) => format!("{path}?{query}"),
+            None => path.to_owned(),
+        };
+        let built = if self.tunnel.target.http2 {
+            let builder = Uri::builder().scheme("https").authority(self.tunnel.host_header());
+            builder.path_and_query(path_and_query).build()
+        } else {
+            path_and_query.parse().map_err(http::Error::from)
+        };
+        built.map_err(|error| Refusal::malformed(&error))
+    }
+
+    /// The whole body is held: a value's length differs from its stub's.
+    async fn exchange_body(
+        &self,
+        grant: &Grant,
+        headers: &mut http::HeaderMap,
+        body: Incoming,
+    ) -> Result<Body, Refusal> {
+        let Surface::Body { name } = grant.surface() else {
+            return Err(Refusal::denied("the grant isn't for the body"));
+        };
+        let body = Limited::new(body, BODY_MAX).collect().await;
+        let body = body.map_err(|_too_large| Refusal::too_large("a body with a credential may have 1 MiB"))?;
+        let body: Bytes = body.to_bytes();
+        let stub = self.snapshot.stub(grant.credential());
+        if stub.is_empty() || !body.windows(stub.len()).any(|window| window == stub.as_bytes()) {
+            return Ok(full(body));
+        }
+        let value = self.snapshot.exchange(grant);
+        let value = value.map_err(|lapsed| Refusal::denied(lapsed.to_string()))?;
+        let media = headers
+            .get(CONTENT_TYPE)
+            .and_then(|media| media.to_str().ok())
+            .unwrap_or_default();
+        let body = substitute::into_body(name, stub, value, media, &body);
+        let body = body.map_err(|error| Refusal::denied(error.to_string()))?;
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+        Ok(full(body))
+    }
+
+    /// What may not come back on this route.
+    fn patterns(&self) -> Option<Arc<Patterns>> {
+        let patterns = self.snapshot.patterns.as_ref()?;
+        self.judged.allowed.is_redacted().then(|| Arc::clone(patterns))
+    }
+
+    fn key(&self) -> Key {
+        let mut routes: Vec<String> = Vec::new();
+        routes.extend(self.judged.allowed.grants.iter().map(|grant| grant.route().to_owned()));
+        routes.sort_unstable();
+        Key {
+            target: Arc::clone(&self.tunnel.target),
+            routes: Some(routes.into()),
+        }
+    }
+
+    async fn send(&self, key: &Key, mut request: Request<Body>) -> Result<Answer, SendError> {
+        let upstream = &self.proxy.upstream;
+        if self.tunnel.target.http2 {
+            *request.version_mut() = Version::HTTP_2;
+            request.headers_mut().remove(HOST);
+            let response = self.unless_cut(upstream.send_http2(key, request)).await?;
+            return Ok(Answer {
+                response,
+                upgrade: None,
+            });
+        }
+        *request.version_mut() = Version::HTTP_11;
+        if let Ok(host) = HeaderValue::try_from(self.tunnel.host_header()) {
+            request.headers_mut().insert(HOST, host);
+        }
+        self.unless_cut(upstream.send_http1(key, request)).await
+    }
+
+    async fn unless_cut<T>(&self, sending: impl Future<Output = Result<T, SendError>>) -> Result<T, SendError> {
+        tokio::select! {
+            answer = sending => answer,
+            () = self.standing.cuts.cut() => Err(SendError::Cut),
+        }
+    }
+}
+
+fn is_body(grant: &Grant) -> bool {
+    matches!(grant.surface(), Surface::Body { .. })
+}
+
+/// What is held of a body to exchange a credential in it.
+const BODY_MAX: usize = 1 << 20;

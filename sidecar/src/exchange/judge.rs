@@ -1,0 +1,101 @@
+//! Pure: a request → what may be done with it. It must name its tunnel's host and no other, by every name that it
+//! carries; its path is made canonical once, and what was judged is what is sent.
+
+use berth_egress::authority::Authority;
+use berth_egress::decide::{Allowed, Request as Asked, Upgrade};
+use berth_egress::path::Target;
+use berth_egress::rules::Rules;
+use http::header::{CONNECTION, HOST, HeaderMap, UPGRADE};
+use http::{Method, Request, Uri, Version};
+
+use crate::refusal::Refusal;
+use crate::tunnel::Tunnel;
+
+/// A request that may be passed on.
+pub struct Judged {
+    /// By which routes, and with which credentials.
+    pub allowed: Allowed,
+    /// Path and query as they are sent.
+    pub target: Target,
+    /// Whether it asks for WebSocket, and may.
+    pub upgrade: bool,
+}
+
+/// Decides about a request.
+pub fn judge<B>(rules: &Rules, tunnel: &Tunnel, request: &Request<B>) -> Result<Judged, Refusal> {
+    named(tunnel, request.uri(), request.headers(), request.version())?;
+    if request.method() == Method::CONNECT {
+        return Err(Refusal::bad("CONNECT inside a tunnel"));
+    }
+    let raw = request.uri().path_and_query().map_or("/", |target| target.as_str());
+    let target = Target::parse(raw).map_err(|error| Refusal::malformed(&error))?;
+    let upgrade = upgrade(request.headers(), request.version())?;
+    let asked = Asked {
+        authority: &tunnel.authority,
+        tls: tunnel.tls,
+        method: request.method(),
+        path: &target.path,
+        query: target.query.as_ref(),
+        headers: request.headers(),
+        upgrade,
+    };
+    let allowed = rules.decide(&asked).map_err(|denial| Refusal::from(&denial))?;
+    Ok(Judged {
+        allowed,
+        target,
+        upgrade: upgrade.is_some(),
+    })
+}
+
+/// `Host`, `:authority` and an absolute target must all be the tunnel's.
+fn named(tunnel: &Tunnel, uri: &Uri, headers: &HeaderMap, version: Version) -> Result<(), Refusal> {
+    let mut hosts = headers.get_all(HOST).iter();
+    let (host, more) = (hosts.next(), hosts.next());
+    if more.is_some() {
+        return Err(Refusal::bad("more than one Host header"));
+    }
+    let host = host.map(|host| host.to_str().map_err(|error| Refusal::malformed(&error)));
+    let authority = uri.authority().map(|authority| Ok(authority.as_str()));
+    let mut some = false;
+    for name in [host, authority].into_iter().flatten() {
+        let name = Authority::from_host_header(name?, tunnel.default_port());
+        if name.map_err(|error| Refusal::malformed(&error))? != tunnel.authority {
+            return Err(Refusal::misdirected(&tunnel.authority));
+        }
+        some = true;
+    }
+    let scheme = if tunnel.tls { "https" } else { "http" };
+    if uri.scheme_str().is_some_and(|named| named != scheme) {
+        return Err(Refusal::misdirected(&tunnel.authority));
+    }
+    if !some && version != Version::HTTP_10 {
+        return Err(Refusal::bad("the request names no host"));
+    }
+    Ok(())
+}
+
+/// WebSocket alone; anything else is passed on without the upgrade only when it isn't insisted on, which nobody can see,
+/// so it is refused.
+fn upgrade(headers: &HeaderMap, version: Version) -> Result<Option<Upgrade>, Refusal> {
+    let Some(protocol) = headers.get(UPGRADE) else {
+        return Ok(None);
+    };
+    let wanted = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    if !wanted
+        .flat_map(|value| value.split(','))
+        .any(|token| token.trim().eq_ignore_ascii_case("upgrade"))
+    {
+        return Ok(None);
+    }
+    if version == Version::HTTP_11 && protocol.as_bytes().eq_ignore_ascii_case(b"websocket") {
+        return Ok(Some(Upgrade::WebSocket));
+    }
+    // curl offers h2c on plain connections and goes on without it.
+    if protocol.as_bytes().eq_ignore_ascii_case(b"h2c") {
+        return Ok(None);
+    }
+    Err(Refusal::bad("an upgrade to another protocol than websocket"))
+}

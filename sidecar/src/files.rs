@@ -1,0 +1,54 @@
+//! IO: a file that somebody else replaces. Kubelets and editors swap files by renaming, so the directory is watched; a
+//! slow poll is the safety net.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use notify::{RecursiveMode, Watcher};
+use tokio::sync::mpsc;
+
+/// Changes of a file.
+pub struct Changes {
+    events: mpsc::Receiver<()>,
+    poll: Duration,
+    _watcher: Option<Box<dyn Watcher + Send>>,
+}
+
+impl Changes {
+    /// Of this file, and whatever else is in its directory.
+    pub fn of(path: &Path, poll: Duration) -> Self {
+        let (sender, events) = mpsc::channel(1);
+        let watcher = observe(path, sender);
+        if let Err(error) = &watcher {
+            tracing::warn!(
+                error = error as &dyn std::error::Error,
+                path = %path.display(),
+                "a directory isn't watched; polling only"
+            );
+        }
+        Self {
+            events,
+            poll,
+            _watcher: watcher.ok(),
+        }
+    }
+
+    /// Waits until it is worth looking again.
+    pub async fn next(&mut self) {
+        tokio::select! {
+            Some(()) = self.events.recv() => {}
+            () = tokio::time::sleep(self.poll) => {}
+        }
+    }
+}
+
+fn observe(path: &Path, sender: mpsc::Sender<()>) -> notify::Result<Box<dyn Watcher + Send>> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let directory = directory.map_or_else(|| PathBuf::from("."), Path::to_path_buf);
+    let told = move |_event| {
+        let _ = sender.try_send(()); // a full channel already says "look again"
+    };
+    let mut watcher = notify::recommended_watcher(told)?;
+    watcher.watch(&directory, RecursiveMode::NonRecursive)?;
+    Ok(Box::new(watcher))
+}

@@ -1,0 +1,51 @@
+//! What all connections of the agent share.
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+
+use crate::audit::Audit;
+use crate::tunnel::leaf::Leaves;
+use crate::upstream::Upstream;
+use crate::vault::{Offer, Problem, Vault};
+
+/// Shared by all connections.
+pub struct Proxy {
+    /// Rules and values.
+    pub vault: Arc<Vault>,
+    /// Certificates that the agent is answered with.
+    pub leaves: Leaves,
+    /// The way out.
+    pub upstream: Upstream,
+    /// What was used.
+    pub audit: Arc<Audit>,
+    /// Open tunnels.
+    pub tunnels: Arc<Semaphore>,
+}
+
+impl Proxy {
+    /// With room for [`TUNNELS_MAX`] tunnels.
+    pub fn new(vault: Arc<Vault>, leaves: Leaves, upstream: Upstream, audit: Arc<Audit>) -> Self {
+        Self {
+            vault,
+            leaves,
+            upstream,
+            audit,
+            tunnels: Arc::new(Semaphore::new(TUNNELS_MAX)),
+        }
+    }
+
+    /// From now on this holds; connections that wait on routes that changed are closed. Says what was left out.
+    pub fn adopt(&self, offer: Offer) -> Vec<Problem> {
+        let (problems, gone) = self.vault.replace(offer);
+        if !gone.is_empty() {
+            self.upstream
+                .pool()
+                .forget(|route| gone.iter().any(|name| name == route));
+        }
+        problems
+    }
+}
+
+/// An agent with more tunnels than this has lost count of them; each may cost 50 KiB.
+pub const TUNNELS_MAX: usize = 10_240;

@@ -1,0 +1,284 @@
+//! The sidecar without Kubernetes: a policy file in place of the controller, for a CI job or a developer's machine.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use berth_egress::authority::Authority;
+use berth_egress::decide::Request;
+use berth_egress::lint;
+use berth_egress::path::Target;
+use berth_egress::policy::{Credential, Policy, Source};
+use berth_egress::rules::Rules;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::audit::Audit;
+use crate::audit::sink::Sink;
+use crate::cli::{Explained, Standalone};
+use crate::files::Changes;
+use crate::proxy::Proxy;
+use crate::run::{self, RunError, Serving};
+use crate::vault::{Offer, Value};
+
+/// A policy that can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum PolicyError {
+    /// The file.
+    #[error("failed to read {path}")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It isn't a policy.
+    #[error("{path}: {message}")]
+    Parse {
+        /// Which.
+        path: PathBuf,
+        /// What, and where.
+        message: String,
+    },
+    /// It breaks rules; all of them are listed.
+    #[error("the policy is refused:\n{0}")]
+    Lint(String),
+    /// A value is missing.
+    #[error("credential {credential}: {message}")]
+    Value {
+        /// Which.
+        credential: String,
+        /// Why.
+        message: String,
+    },
+    /// The request on the command line.
+    #[error("{0}")]
+    Request(String),
+    /// The sidecar itself.
+    #[error(transparent)]
+    Run(#[from] Box<RunError>),
+}
+
+/// Serves until SIGTERM or Ctrl-C.
+pub fn serve(options: Standalone) -> Result<(), PolicyError> {
+    let runtime = run::runtime().map_err(Box::new)?;
+    runtime.block_on(async {
+        let failed = |error| Box::new(RunError::Start(error));
+        let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+        tokio::select! {
+            ended = serve_policy(options) => ended,
+            _ = terminate.recv() => Ok(()),
+            _ = interrupt.recv() => Ok(()),
+        }
+    })
+}
+
+async fn serve_policy(options: Standalone) -> Result<(), PolicyError> {
+    let (mut serving, proxy) = start(&options).await?;
+    tracing::info!(address = %serving.proxy_address, "the proxy listens");
+    let ended = tokio::select! {
+        Some(ended) = serving.parts.join_next() => ended.unwrap_or(Err(RunError::Ended)),
+        () = follow(options.policy, proxy) => Ok(()),
+    };
+    ended.map_err(|error| PolicyError::Run(Box::new(error)))
+}
+
+/// Reads the policy and begins to serve.
+pub async fn start(options: &Standalone) -> Result<(Serving, Arc<Proxy>), PolicyError> {
+    drop(rustls::crypto::aws_lc_rs::default_provider().install_default()); // set before: the same one
+    let offer = load(&options.policy)?;
+    for directory in [&options.place.handoff, &options.place.state] {
+        std::fs::create_dir_all(directory).map_err(|source| PolicyError::Read {
+            path: directory.clone(),
+            source,
+        })?;
+    }
+    let sink = Sink::lines(&options.audit).map_err(|source| PolicyError::Read {
+        path: options.audit.clone(),
+        source,
+    })?;
+    let proxy = Arc::new(run::build(&options.place, Arc::new(Audit::new(sink))).map_err(Box::new)?);
+    adopt(&proxy, offer);
+    let serving = run::serve(&options.place, &proxy).await.map_err(Box::new)?;
+    Ok((serving, proxy))
+}
+
+/// Takes the policy again whenever it or a value may have changed. One that can't be used changes nothing but its log.
+async fn follow(path: PathBuf, proxy: Arc<Proxy>) {
+    let mut changes = Changes::of(&path, POLL);
+    loop {
+        changes.next().await;
+        match load(&path) {
+            Ok(offer) => adopt(&proxy, offer),
+            Err(error) => tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "the policy isn't taken; the one before goes on"
+            ),
+        }
+    }
+}
+
+/// From now on this holds.
+pub fn adopt(proxy: &Proxy, offer: Offer) {
+    for problem in proxy.adopt(offer) {
+        tracing::error!(error = &problem as &dyn std::error::Error, "left out");
+    }
+}
+
+/// Reads a policy and the values that it names.
+pub fn load(path: &Path) -> Result<Offer, PolicyError> {
+    let policy = read(path)?;
+    strict(&policy)?;
+    let base = path.parent().unwrap_or(Path::new("."));
+    let mut values = HashMap::new();
+    for credential in &policy.credentials {
+        let value = value(credential, base)?;
+        lint::check_secret(&policy, credential, value.expose_secret().as_bytes()).map_err(|problem| {
+            PolicyError::Value {
+                credential: credential.name.clone(),
+                message: problem.to_string(),
+            }
+        })?;
+        values.insert(credential.name.clone(), forever(value));
+    }
+    Ok(Offer {
+        policy,
+        values,
+        lease: None,
+    })
+}
+
+/// Reads a policy; the values may be missing.
+pub fn read(path: &Path) -> Result<Policy, PolicyError> {
+    let text = std::fs::read_to_string(path).map_err(|source| PolicyError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    serde_saphyr::from_str(&text).map_err(|error| PolicyError::Parse {
+        path: path.to_owned(),
+        message: error.to_string(),
+    })
+}
+
+/// Refuses a policy that breaks any rule.
+pub fn strict(policy: &Policy) -> Result<Rules, PolicyError> {
+    Rules::strict(policy.clone()).map_err(|findings| {
+        let mut text = String::new();
+        for finding in findings {
+            let _ = writeln!(
+                text,
+                "  {}: {} ({})",
+                finding.field,
+                finding.message,
+                finding.rule.as_str()
+            );
+        }
+        PolicyError::Lint(text)
+    })
+}
+
+fn value(credential: &Credential, base: &Path) -> Result<SecretString, PolicyError> {
+    let missing = |message: String| PolicyError::Value {
+        credential: credential.name.clone(),
+        message,
+    };
+    match &credential.source {
+        None => Err(missing("it has no source: add source.file or source.env".to_owned())),
+        Some(Source::File(path)) => {
+            let path = base.join(path);
+            let text = std::fs::read_to_string(&path);
+            let text = text.map_err(|error| missing(format!("{}: {error}", path.display())))?;
+            let text = text
+                .strip_suffix('\n')
+                .map(|text| text.strip_suffix('\r').unwrap_or(text))
+                .unwrap_or(&text);
+            Ok(SecretString::from(text))
+        }
+        Some(Source::Env(name)) => environment(name)
+            .map(SecretString::from)
+            .ok_or_else(|| missing(format!("the variable {name} isn't set"))),
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "which variable holds a value is said by the policy, not by the program"
+)]
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+fn forever(secret: SecretString) -> Value {
+    Value {
+        secret,
+        grant: Arc::from("file"),
+        until: None,
+    }
+}
+
+/// The decision about a request, and why.
+pub fn explain(explained: &Explained) -> Result<String, PolicyError> {
+    let rules = strict(&read(&explained.policy)?)?;
+    let wrong = |what: &str, error: &dyn std::fmt::Display| PolicyError::Request(format!("{what}: {error}"));
+    let uri: Uri = explained.url.parse().map_err(|error| wrong(&explained.url, &error))?;
+    let tls = uri.scheme_str() == Some("https");
+    let named = uri.authority().map_or("", |authority| authority.as_str());
+    let authority = Authority::from_host_header(named, if tls { 443 } else { 80 });
+    let authority = authority.map_err(|error| wrong(named, &error))?;
+    let method = Method::from_bytes(explained.method.as_bytes()).map_err(|error| wrong(&explained.method, &error))?;
+    let raw = uri.path_and_query().map_or("/", |target| target.as_str());
+    let target = Target::parse(raw).map_err(|error| wrong(raw, &error))?;
+    let headers = headers(&explained.headers)?;
+    let request = Request {
+        authority: &authority,
+        tls,
+        method: &method,
+        path: &target.path,
+        query: target.query.as_ref(),
+        headers: &headers,
+        upgrade: None,
+    };
+    Ok(rules.explain(&request).to_string())
+}
+
+fn headers(lines: &[String]) -> Result<HeaderMap, PolicyError> {
+    let mut headers = HeaderMap::new();
+    for line in lines {
+        let wrong = || PolicyError::Request(format!("{line}: write Name: value"));
+        let (name, value) = line.split_once(':').ok_or_else(wrong)?;
+        let name = HeaderName::try_from(name.trim()).map_err(|_unreadable| wrong())?;
+        headers.append(
+            name,
+            HeaderValue::try_from(value.trim()).map_err(|_unreadable| wrong())?,
+        );
+    }
+    Ok(headers)
+}
+
+/// The environment of a program behind the proxy, as lines for a shell. Stubs are public.
+pub fn stubs(policy: &Path, handoff: &Path, proxy: std::net::SocketAddr) -> Result<String, PolicyError> {
+    let policy = read(policy)?;
+    strict(&policy)?;
+    let handoff = std::path::absolute(handoff).map_err(|source| PolicyError::Read {
+        path: handoff.to_owned(),
+        source,
+    })?;
+    let mut text = String::new();
+    let stubs = policy
+        .credentials
+        .into_iter()
+        .map(|credential| (credential.name, credential.stub));
+    let environment = berth_protocol::environment::of(&handoff.to_string_lossy(), proxy);
+    for (name, value) in environment.into_iter().chain(stubs) {
+        let _ = writeln!(text, "export {name}='{}'", value.replace('\'', r"'\''"));
+    }
+    Ok(text)
+}
+
+/// research/vault-proxy.md §4.4: subPath mounts never tell.
+const POLL: Duration = Duration::from_secs(30);

@@ -1,0 +1,142 @@
+//! Leaves: one certificate and one TLS configuration per host that a rule covers, made on first use and cached.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use berth_egress::authority::Host;
+use quick_cache::sync::Cache;
+use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType};
+use rustls::ServerConfig;
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::{self, kx_group};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::time::Instant;
+
+use super::ca::{self, Ca};
+
+/// Which protocol both legs of a tunnel speak.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Alpn {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+}
+
+/// The configurations that agents are answered with.
+pub struct Leaves {
+    ca: Ca,
+    /// One key for all leaves: making it is more work than signing (research/vault-proxy.md §4.2).
+    key: KeyPair,
+    signing: Arc<dyn rustls::sign::SigningKey>,
+    provider: Arc<CryptoProvider>,
+    cache: Cache<(Host, Alpn), Leaf>,
+}
+
+#[derive(Clone)]
+struct Leaf {
+    config: Arc<ServerConfig>,
+    renew_at: Instant,
+}
+
+/// A leaf that can't be made.
+#[derive(Debug, thiserror::Error)]
+pub enum LeafError {
+    /// Key or certificate.
+    #[error("failed to make a certificate")]
+    Certificate(#[from] rcgen::Error),
+    /// The TLS configuration.
+    #[error("failed to configure TLS")]
+    Tls(#[from] rustls::Error),
+}
+
+impl Alpn {
+    /// As it is written in a handshake.
+    pub fn wire(self) -> &'static [u8] {
+        match self {
+            Self::Http1 => b"http/1.1",
+            Self::Http2 => b"h2",
+        }
+    }
+}
+
+impl Leaves {
+    /// With the session's authority.
+    pub fn new(ca: Ca) -> Result<Self, LeafError> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let provider = provider();
+        Ok(Self {
+            ca,
+            signing: provider.key_provider.load_private_key(der)?,
+            key,
+            provider: Arc::new(provider),
+            cache: Cache::new(LEAVES_MAX),
+        })
+    }
+
+    /// The authority's certificate, for the agent's trust bundle.
+    pub fn ca_pem(&self) -> &str {
+        &self.ca.pem
+    }
+
+    /// What the agent is answered with. Ask only for a host that a rule covers: names that aren't allowed cost nothing.
+    pub fn config(&self, host: &Host, alpn: Alpn) -> Result<Arc<ServerConfig>, LeafError> {
+        let key = (host.clone(), alpn);
+        if let Some(leaf) = self.cache.get(&key).filter(|leaf| Instant::now() < leaf.renew_at) {
+            return Ok(leaf.config);
+        }
+        let config = Arc::new(self.make(host, alpn)?);
+        let renew_at = Instant::now() + LIFE / 2;
+        let leaf = Leaf {
+            config: Arc::clone(&config),
+            renew_at,
+        };
+        self.cache.insert(key, leaf);
+        Ok(config)
+    }
+
+    fn make(&self, host: &Host, alpn: Alpn) -> Result<ServerConfig, LeafError> {
+        let certificate = parameters(host)?.signed_by(&self.key, &self.ca.issuer)?;
+        let chain = vec![certificate.der().clone(), self.ca.certificate.clone()];
+        let key = CertifiedKey::new(chain, Arc::clone(&self.signing));
+        let mut config = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
+        config.alpn_protocols = vec![alpn.wire().to_vec()];
+        Ok(config)
+    }
+}
+
+/// The name stands in the alternative names alone; GnuTLS insists on `digitalSignature` (research/vault-proxy.md §3).
+fn parameters(host: &Host) -> Result<CertificateParams, rcgen::Error> {
+    let mut parameters = CertificateParams::default();
+    parameters.distinguished_name = ca::named("Berth");
+    parameters.subject_alt_names = vec![match host {
+        Host::Dns(name) => SanType::DnsName(name.to_string().try_into()?),
+        Host::Ipv4(address) => SanType::IpAddress((*address).into()),
+        Host::Ipv6(address) => SanType::IpAddress((*address).into()),
+    }];
+    parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    parameters.use_authority_key_identifier_extension = true;
+    parameters.serial_number = Some(ca::serial());
+    ca::valid_for(&mut parameters, LIFE);
+    Ok(parameters)
+}
+
+/// X25519 first and nothing post-quantum: this leg never leaves the pod, and it would cost 130 µs a handshake
+/// (research/vault-proxy.md §4.2).
+fn provider() -> CryptoProvider {
+    CryptoProvider {
+        kx_groups: vec![kx_group::X25519, kx_group::SECP256R1, kx_group::SECP384R1],
+        ..aws_lc_rs::default_provider()
+    }
+}
+
+/// Longer than a working day; renewed at half of it.
+const LIFE: Duration = Duration::from_hours(48);
+/// Hosts that one session talks to; 512 × about 8 KiB.
+const LEAVES_MAX: usize = 512;

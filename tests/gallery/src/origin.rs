@@ -1,0 +1,289 @@
+//! A server that an agent wants to reach: it keeps every decrypted byte of every connection, and answers what the test
+//! says.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::Result;
+use parking_lot::Mutex;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rustls::ServerConfig;
+use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+/// The authority that the sidecar is told to trust for upstreams.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    /// Its certificate.
+    pub pem: String,
+}
+
+/// What an HTTP/1.1 origin answers to a request: raw bytes. `None` closes the connection.
+pub type Answer = Arc<dyn Fn(&Seen) -> Option<Vec<u8>> + Send + Sync>;
+
+/// A request as it arrived.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// Up to the empty line, which is included.
+    pub head: String,
+    /// As many bytes as `Content-Length` says, or the raw chunks.
+    pub body: Vec<u8>,
+}
+
+/// A running origin.
+pub struct Origin {
+    /// Where it listens.
+    pub address: SocketAddr,
+    log: Arc<Mutex<Vec<u8>>>,
+    requests: Arc<Mutex<Vec<Seen>>>,
+    connections: Arc<Mutex<usize>>,
+    _tasks: JoinSet<()>,
+}
+
+impl Authority {
+    /// A fresh one.
+    pub fn new() -> Result<Self> {
+        let key = KeyPair::generate()?;
+        let mut parameters = CertificateParams::default();
+        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let pem = parameters.self_signed(&key)?.pem();
+        Ok(Self {
+            issuer: Issuer::new(parameters, key),
+            pem,
+        })
+    }
+
+    /// TLS for servers of these names.
+    pub fn server(&self, names: &[&str], protocols: &[&str]) -> Result<ServerConfig> {
+        let key = KeyPair::generate()?;
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let certificate = CertificateParams::new(names)?.signed_by(&key, &self.issuer)?;
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let mut config = ServerConfig::builder()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key)?;
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        Ok(config)
+    }
+}
+
+impl Seen {
+    /// The path and query that it asks for.
+    pub fn target(&self) -> &str {
+        self.head.split(' ').nth(1).unwrap_or_default()
+    }
+
+    /// A header's value.
+    pub fn header(&self, name: &str) -> Option<String> {
+        header(&self.head, name)
+    }
+}
+
+impl Origin {
+    /// HTTP/1.1 over TLS.
+    pub async fn http1(authority: &Authority, names: &[&str], answer: Answer) -> Result<Self> {
+        let acceptor = TlsAcceptor::from(Arc::new(authority.server(names, &["http/1.1"])?));
+        let requests = Arc::default();
+        let kept = Arc::clone(&requests);
+        let origin = Self::start(move |stream, log| {
+            let (acceptor, answer, kept) = (acceptor.clone(), Arc::clone(&answer), Arc::clone(&kept));
+            async move {
+                if let Ok(stream) = acceptor.accept(stream).await {
+                    let _ = converse(stream, &answer, &log, &kept).await; // the other side may break off at any time
+                }
+            }
+        });
+        Ok(Self {
+            requests,
+            ..origin.await?
+        })
+    }
+
+    /// HTTP/1.1 without TLS.
+    pub async fn plain(answer: Answer) -> Result<Self> {
+        let requests = Arc::default();
+        let kept = Arc::clone(&requests);
+        let origin = Self::start(move |stream, log| {
+            let (answer, kept) = (Arc::clone(&answer), Arc::clone(&kept));
+            async move {
+                let _ = converse(stream, &answer, &log, &kept).await; // the other side may break off at any time
+            }
+        });
+        Ok(Self {
+            requests,
+            ..origin.await?
+        })
+    }
+
+    /// Whatever the test does with each connection once its TLS stands.
+    pub async fn raw<F, R>(config: ServerConfig, serve: F) -> Result<Self>
+    where
+        F: Fn(TlsStream<TcpStream>, Arc<Mutex<Vec<u8>>>) -> R + Clone + Send + Sync + 'static,
+        R: Future<Output = ()> + Send + 'static,
+    {
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        Self::start(move |stream, log| {
+            let (acceptor, serve) = (acceptor.clone(), serve.clone());
+            async move {
+                if let Ok(stream) = acceptor.accept(stream).await {
+                    serve(stream, log).await;
+                }
+            }
+        })
+        .await
+    }
+
+    /// Whatever the test does with each TCP connection.
+    pub async fn start<F, R>(serve: F) -> Result<Self>
+    where
+        F: Fn(TcpStream, Arc<Mutex<Vec<u8>>>) -> R + Send + Sync + 'static,
+        R: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let (log, connections) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(0)));
+        let (kept, counted) = (Arc::clone(&log), Arc::clone(&connections));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let mut running = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                *counted.lock() += 1;
+                running.spawn(serve(stream, Arc::clone(&kept)));
+            }
+        });
+        Ok(Self {
+            address,
+            log,
+            requests: Arc::default(),
+            connections,
+            _tasks: tasks,
+        })
+    }
+
+    /// Everything that arrived so far, on all connections.
+    pub fn bytes(&self) -> Vec<u8> {
+        self.log.lock().clone()
+    }
+
+    /// The same as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.bytes()).into_owned()
+    }
+
+    /// The requests of an HTTP/1.1 origin so far, as it understood them.
+    pub fn requests(&self) -> Vec<Seen> {
+        self.requests.lock().clone()
+    }
+
+    /// Connections so far.
+    pub fn connections(&self) -> usize {
+        *self.connections.lock()
+    }
+}
+
+async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
+    mut stream: S,
+    answer: &Answer,
+    log: &Mutex<Vec<u8>>,
+    requests: &Mutex<Vec<Seen>>,
+) -> Result<()> {
+    let mut read = Vec::new();
+    loop {
+        let Some(seen) = request(&mut stream, &mut read, log).await? else {
+            return Ok(());
+        };
+        requests.lock().push(seen.clone());
+        let Some(bytes) = answer(&seen) else {
+            stream.shutdown().await?;
+            return Ok(());
+        };
+        stream.write_all(&bytes).await?;
+    }
+}
+
+/// One request off the stream; `None` at its end.
+async fn request<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    read: &mut Vec<u8>,
+    log: &Mutex<Vec<u8>>,
+) -> Result<Option<Seen>> {
+    let end = loop {
+        if let Some(at) = find(read, b"\r\n\r\n") {
+            break at + 4;
+        }
+        if !more(stream, read, log).await? {
+            return Ok(None);
+        }
+    };
+    let head = String::from_utf8_lossy(&read[..end]).into_owned();
+    let length = header(&head, "content-length")
+        .map(|length| length.parse::<usize>())
+        .transpose()?;
+    let chunked = header(&head, "transfer-encoding").is_some();
+    let whole = loop {
+        let body = &read[end..];
+        match (length, chunked) {
+            (Some(length), _) if body.len() >= length => break end + length,
+            (None, true) => {
+                if let Some(at) = find(body, b"0\r\n") {
+                    let rest = find(&body[at..], b"\r\n\r\n");
+                    if let Some(rest) = rest {
+                        break end + at + rest + 4;
+                    }
+                }
+            }
+            (None, false) => break end,
+            (Some(_), _) => {}
+        }
+        if !more(stream, read, log).await? {
+            break read.len();
+        }
+    };
+    let body = read[end..whole].to_vec();
+    read.drain(..whole);
+    Ok(Some(Seen { head, body }))
+}
+
+async fn more<S: AsyncRead + Unpin>(stream: &mut S, read: &mut Vec<u8>, log: &Mutex<Vec<u8>>) -> Result<bool> {
+    let mut buffer = [0; 16 << 10];
+    let count = stream.read(&mut buffer).await?;
+    read.extend_from_slice(&buffer[..count]);
+    log.lock().extend_from_slice(&buffer[..count]);
+    Ok(count > 0)
+}
+
+/// A header's value in a head.
+pub fn header(head: &str, name: &str) -> Option<String> {
+    head.split("\r\n").skip(1).find_map(|line| {
+        let (found, value) = line.split_once(':')?;
+        found.eq_ignore_ascii_case(name).then(|| value.trim().to_owned())
+    })
+}
+
+fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
+    haystack.windows(needle.len()).position(|window| window == needle)
+}
+
+/// 200 with this body.
+pub fn ok(body: impl AsRef<[u8]>) -> Option<Vec<u8>> {
+    let body = body.as_ref();
+    let mut bytes = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len()).into_bytes();
+    bytes.extend_from_slice(body);
+    Some(bytes)
+}
+
+/// An origin that answers each request with the head and body that it got: the worst that an allowed host may do.
+pub fn echo() -> Answer {
+    Arc::new(|seen| ok([seen.head.as_bytes(), &seen.body].concat()))
+}
+
+/// The same answer to every request.
+pub fn always(bytes: impl Into<Vec<u8>>) -> Answer {
+    let bytes = bytes.into();
+    Arc::new(move |_seen| Some(bytes.clone()))
+}

@@ -1,0 +1,19 @@
+//! The attack gallery: rows of research/vault-proxy.md §2.1, by the stage of a request that they attack. Each test says
+//! its row in a comment `THREAT:`; `THREATS.md` is the list of all of them.
+#![cfg(test)]
+
+mod authority;
+mod clients;
+mod exchange;
+mod limits;
+mod path;
+mod policy;
+mod pool;
+mod process;
+mod protocol;
+mod reach;
+mod redaction;
+mod session;
+mod streaming;
+mod threats;
+mod websocket;
