@@ -30,6 +30,7 @@ use crate::events::{self, Events};
 use crate::git::reconcile::Sources;
 use crate::lease::{Elector, Leadership};
 use crate::metrics::Metrics;
+use crate::session::given_back::GivenBack;
 use crate::session::runs::Runs;
 use crate::session::written::Written;
 use crate::settings::{Deadlines, Settings};
@@ -179,6 +180,7 @@ impl Replica {
             pools: pool::reconcile::Pools::default(),
             sources: Sources::new(self.config.clone(), &self.args.cache_dir),
             written: Written::default(),
+            given_back: GivenBack::default(),
             projection: ProjectionWriter::default(),
             event_writer,
             events,

@@ -67,7 +67,10 @@ pub async fn act(context: &Context, name: &Name, snapshot: &Snapshot, plan: &Pla
         context.check_leading()?;
         match step {
             Step::CreateClaim { incarnation, pair } => create_claim(context, snapshot, *incarnation, pair).await?,
-            Step::DeleteClaim { name: claim, uid } => delete_claim(context, &name.beside(claim), uid).await?,
+            Step::DeleteClaim { name: claim, uid } => {
+                delete_claim(context, &name.beside(claim), uid).await?;
+                context.given_back.remember(name, uid);
+            }
             Step::CountFailedBind => {
                 let pool = name.beside(&snapshot.session.spec.pool_ref.name);
                 context.pools.failed_bind(&pool, snapshot.now);
