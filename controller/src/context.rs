@@ -14,6 +14,7 @@ use crate::git::reconcile::Sources;
 use crate::lease::Leadership;
 use crate::metrics::Metrics;
 use crate::pool::reconcile::Pools;
+use crate::session::given_back::GivenBack;
 use crate::session::runs::Runs;
 use crate::session::written::Written;
 use crate::settings::Settings;
@@ -43,6 +44,8 @@ pub struct Context {
     pub pools: Pools,
     /// Sessions as just written.
     pub written: Written,
+    /// Claims as just given back.
+    pub given_back: GivenBack,
     /// What is remembered of sources.
     pub sources: Sources,
     /// Rows of sessions and revisions for Postgres.

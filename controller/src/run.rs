@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use berth_crds::{CredentialBinding, GrantPolicy};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams, Patch, PatchParams};
 use kube::config::Config;
-use kube::{Client, ResourceExt};
+use kube::runtime::reflector::Store;
+use kube::{Client, Resource, ResourceExt};
 use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -30,6 +32,7 @@ use crate::events::{self, Events};
 use crate::git::reconcile::Sources;
 use crate::lease::{Elector, Leadership};
 use crate::metrics::Metrics;
+use crate::session::given_back::GivenBack;
 use crate::session::runs::Runs;
 use crate::session::written::Written;
 use crate::settings::{Deadlines, Settings};
@@ -37,7 +40,8 @@ use crate::store::events::{EventQueue, EventWriter};
 use crate::store::session::SessionRow;
 use crate::store::writer::ProjectionWriter;
 use crate::watch::{Caches, Name, Queues};
-use crate::{git, http, pool, session, store, work};
+use crate::work::Pokes;
+use crate::{git, grant, http, pool, session, store, work};
 
 /// Runs until SIGTERM or the loss of the Lease.
 pub async fn run(args: Run) -> anyhow::Result<()> {
@@ -179,6 +183,7 @@ impl Replica {
             pools: pool::reconcile::Pools::default(),
             sources: Sources::new(self.config.clone(), &self.args.cache_dir),
             written: Written::default(),
+            given_back: GivenBack::default(),
             projection: ProjectionWriter::default(),
             event_writer,
             events,
@@ -233,6 +238,8 @@ impl Replica {
             sessions,
             pools,
             sources,
+            bindings,
+            policies,
             deleted,
         } = self.queues.clone();
         let (spawn, cancel) = (&self.tracker, &self.cancel);
@@ -248,6 +255,14 @@ impl Replica {
         let it = with(context);
         spawn.spawn(work::run(sources, SOURCES_AT_ONCE, cancel.clone(), move |name| {
             git::reconcile::reconcile(with(&it), name)
+        }));
+        let it = with(context);
+        spawn.spawn(work::run(bindings, GRANTS_AT_ONCE, cancel.clone(), move |name| {
+            grant::reconcile::<CredentialBinding>(with(&it), name)
+        }));
+        let it = with(context);
+        spawn.spawn(work::run(policies, GRANTS_AT_ONCE, cancel.clone(), move |name| {
+            grant::reconcile::<GrantPolicy>(with(&it), name)
         }));
         let it = with(context);
         spawn.spawn(work::run(
@@ -291,21 +306,15 @@ impl Replica {
 /// A new leader looks at everything once.
 fn poke_all(context: &Context) {
     let Context { caches, queues, .. } = context;
-    caches
-        .pools
-        .state()
-        .iter()
-        .for_each(|pool| queues.pools.poke(Name::of(&**pool)));
-    caches
-        .sources
-        .state()
-        .iter()
-        .for_each(|source| queues.sources.poke(Name::of(&**source)));
-    caches
-        .sessions
-        .state()
-        .iter()
-        .for_each(|session| queues.sessions.poke(Name::of(&**session)));
+    poke_each(&caches.pools, &queues.pools);
+    poke_each(&caches.sources, &queues.sources);
+    poke_each(&caches.bindings, &queues.bindings);
+    poke_each(&caches.policies, &queues.policies);
+    poke_each(&caches.sessions, &queues.sessions);
+}
+
+fn poke_each<K: Resource<DynamicType = ()> + Clone + 'static>(store: &Store<K>, queue: &Pokes<Name>) {
+    store.state().iter().for_each(|object| queue.poke(Name::of(&**object)));
 }
 
 fn cancel_at_signal(cancel: CancellationToken) -> anyhow::Result<impl Future<Output = ()>> {
@@ -324,6 +333,8 @@ fn cancel_at_signal(cancel: CancellationToken) -> anyhow::Result<impl Future<Out
 /// Identity chains are read for at most 32 sessions at a time (DESIGN §5.3).
 const SESSIONS_AT_ONCE: usize = 64;
 const POOLS_AT_ONCE: usize = 8;
+/// A look is one write at most.
+const GRANTS_AT_ONCE: usize = 8;
 /// Each look is a child process that may use a core.
 const SOURCES_AT_ONCE: usize = 4;
 /// Within the pod's grace period of 30 s.

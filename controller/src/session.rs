@@ -13,6 +13,7 @@ use crate::work::Outcome;
 
 pub mod act;
 pub mod claim;
+pub mod given_back;
 pub mod observe;
 pub mod plan;
 pub mod runs;
@@ -58,6 +59,7 @@ async fn pass(context: &Context, name: &Name) -> Outcome {
 async fn try_pass(context: &Context, name: &Name) -> Result<Option<Duration>, act::ActError> {
     let Some(snapshot) = observe::observe(context, name) else {
         context.written.forget(name);
+        context.given_back.forget(name);
         return Ok(None);
     };
     let plan = plan::plan(&snapshot, &context.settings.deadlines);

@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use berth_crds::{AgentPool, AgentSession, CredentialBinding, GitSource, label};
+use berth_crds::{AgentPool, AgentSession, CredentialBinding, GitSource, GrantPolicy, label};
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ObjectMeta};
@@ -24,7 +24,7 @@ use crate::sandbox::kind::controller;
 use crate::sandbox::{Sandbox, SandboxClaim, SandboxWarmPool};
 use crate::work::Pokes;
 
-/// Namespace and name.
+/// Namespace, empty for a cluster-wide object, and name.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Name {
     /// Namespace.
@@ -51,8 +51,14 @@ impl Name {
         }
     }
 
+    /// The object's key in a store; a cluster-wide object has no namespace there.
     fn reference<K: Resource<DynamicType = ()>>(&self) -> ObjectRef<K> {
-        ObjectRef::new(&self.name).within(&self.namespace)
+        let reference = ObjectRef::new(&self.name);
+        if self.namespace.is_empty() {
+            reference
+        } else {
+            reference.within(&self.namespace)
+        }
     }
 }
 
@@ -74,6 +80,8 @@ pub struct Caches {
     pub sources: Store<GitSource>,
     /// Bindings.
     pub bindings: Store<CredentialBinding>,
+    /// Policies.
+    pub policies: Store<GrantPolicy>,
     claims_of: RwLock<HashMap<String, BTreeSet<Name>>>,
 }
 
@@ -86,6 +94,10 @@ pub struct Queues {
     pub pools: Pokes<Name>,
     /// Sources to look at.
     pub sources: Pokes<Name>,
+    /// Bindings to look at.
+    pub bindings: Pokes<Name>,
+    /// Policies to look at.
+    pub policies: Pokes<Name>,
     /// Sessions that were deleted, by UID.
     pub deleted: Pokes<String>,
 }
@@ -101,6 +113,7 @@ impl Caches {
         let (warm_pools, warm_pool_writer) = reflector::store();
         let (sources, source_writer) = reflector::store();
         let (bindings, binding_writer) = reflector::store();
+        let (policies, policy_writer) = reflector::store();
         let caches = Arc::new(Self {
             sessions,
             pools,
@@ -110,6 +123,7 @@ impl Caches {
             warm_pools,
             sources,
             bindings,
+            policies,
             claims_of: RwLock::default(),
         });
         let all = watcher::Config::default();
@@ -129,6 +143,7 @@ impl Caches {
         watch.start(warm_pool_writer, &ours, Self::on_warm_pool);
         watch.start(source_writer, &all, Self::on_source);
         watch.start(binding_writer, &all, Self::on_binding);
+        watch.start(policy_writer, &all, Self::on_policy);
         caches
     }
 
@@ -141,7 +156,8 @@ impl Caches {
         self.pods.wait_until_ready().await?;
         self.warm_pools.wait_until_ready().await?;
         self.sources.wait_until_ready().await?;
-        self.bindings.wait_until_ready().await
+        self.bindings.wait_until_ready().await?;
+        self.policies.wait_until_ready().await
     }
 
     /// The session of that name.
@@ -157,6 +173,16 @@ impl Caches {
     /// The source of that name.
     pub fn source(&self, name: &Name) -> Option<Arc<GitSource>> {
         self.sources.get(&name.reference())
+    }
+
+    /// The binding of that name.
+    pub fn binding(&self, name: &Name) -> Option<Arc<CredentialBinding>> {
+        self.bindings.get(&name.reference())
+    }
+
+    /// The policy of that name.
+    pub fn policy(&self, name: &Name) -> Option<Arc<GrantPolicy>> {
+        self.policies.get(&name.reference())
     }
 
     /// The sandbox of that name.
@@ -199,6 +225,11 @@ impl Caches {
 
     fn on_binding(_: &Self, event: &Change<'_, CredentialBinding>, queues: &Queues) {
         poke_source_of(event, queues);
+        queues.bindings.poke(Name::of(event.object()));
+    }
+
+    fn on_policy(_: &Self, event: &Change<'_, GrantPolicy>, queues: &Queues) {
+        queues.policies.poke(Name::of(event.object()));
     }
 
     fn on_session(_: &Self, event: &Change<'_, AgentSession>, queues: &Queues) {
@@ -401,6 +432,7 @@ impl Slim for Sandbox {}
 impl Slim for SandboxWarmPool {}
 impl Slim for GitSource {}
 impl Slim for CredentialBinding {}
+impl Slim for GrantPolicy {}
 impl Slim for Pod {
     fn slim(&mut self) {
         self.spec = None;

@@ -13,6 +13,8 @@ use crate::session::plan::after;
 #[derive(Clone, Debug, Default)]
 pub struct Breaker {
     failures: VecDeque<Timestamp>,
+    /// Open: no claim until then, and one at a time after it.
+    held_until: Option<Timestamp>,
 }
 
 impl Breaker {
@@ -22,18 +24,31 @@ impl Breaker {
             self.failures.pop_front();
         }
         self.failures.push_back(now);
+        let first = self.failures.front().filter(|_| self.failures.len() == FAILURES);
+        let quick = first.is_some_and(|first| after(*first, WINDOW) >= now);
+        if quick || self.held_until.is_some() {
+            self.held_until = Some(after(now, OPEN));
+        }
     }
 
-    /// A bind succeeded: all is forgotten.
-    pub fn reset(&mut self) {
+    /// A bind succeeded: all is forgotten. Whether claims were held back.
+    pub fn reset(&mut self) -> bool {
         self.failures.clear();
+        self.held_until.take().is_some()
+    }
+
+    /// Whether a claim may be made now. The one that tries an open breaker holds the others back for a while.
+    pub fn admits(&mut self, now: Timestamp) -> bool {
+        let admits = self.open_until(now).is_none();
+        if admits && self.held_until.is_some() {
+            self.held_until = Some(after(now, OPEN));
+        }
+        admits
     }
 
     /// Until when claims are held back, if they are.
     pub fn open_until(&self, now: Timestamp) -> Option<Timestamp> {
-        let (first, last) = (self.failures.front()?, self.failures.back()?);
-        let within = self.failures.len() == FAILURES && after(*first, WINDOW) >= *last;
-        Some(after(*last, OPEN)).filter(|until| within && *until > now)
+        self.held_until.filter(|until| *until > now)
     }
 }
 
@@ -74,7 +89,20 @@ mod tests {
     fn one_success_closes_it() {
         let mut breaker = Breaker::default();
         (0..5).for_each(|second| breaker.fail(at(second)));
-        breaker.reset();
+        assert!(breaker.reset());
         assert_eq!(breaker.open_until(at(5)), None);
+        assert!(breaker.admits(at(5)) && breaker.admits(at(5)) && !breaker.reset());
+    }
+
+    #[test]
+    fn after_half_a_minute_one_claim_tries_and_the_others_wait_for_it() {
+        let mut breaker = Breaker::default();
+        (0..5).for_each(|second| breaker.fail(at(second)));
+        assert!(!breaker.admits(at(33)));
+        assert!(breaker.admits(at(34)));
+        assert!(!breaker.admits(at(34)));
+        // Its failure opens the breaker again, however long the first five are past.
+        breaker.fail(at(500));
+        assert_eq!(breaker.open_until(at(500)), Some(at(530)));
     }
 }

@@ -1,6 +1,6 @@
 //! Pure: the pod of a pool (DESIGN §6).
 //!
-//! `fence` and `runner` run first and exit; `berth-sidecar` is a native sidecar, the only container that holds the
+//! `berth-fence` and `berth-runner` run first and exit; `berth-sidecar` is a native sidecar, the only container that holds the
 //! token, the control CA and `vault-state`; `agent` starts last. What differs between sessions is never in here.
 
 use std::collections::BTreeMap;
@@ -16,11 +16,11 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use crate::settings::Settings;
 
-/// Name of the fence's container.
-pub const FENCE: &str = "fence";
+/// Name of the fence's container. Admission refuses to exec into every container whose name begins with `berth-`.
+pub const FENCE: &str = "berth-fence";
 /// Name of the container that brings the runner.
-pub const RUNNER: &str = "runner";
-/// Name of the sidecar's container; admission refuses to exec into it.
+pub const RUNNER: &str = "berth-runner";
+/// Name of the sidecar's container.
 pub const SIDECAR: &str = "berth-sidecar";
 /// Name of the agent's container.
 pub const AGENT: &str = "agent";

@@ -47,9 +47,14 @@ impl Pools {
         self.inner.lock().entry(pool.clone()).or_default().breaker.fail(now);
     }
 
-    /// A bind succeeded.
-    pub fn bound(&self, pool: &Name) {
-        self.inner.lock().entry(pool.clone()).or_default().breaker.reset();
+    /// A bind succeeded. Whether claims were held back until then.
+    pub fn bound(&self, pool: &Name) -> bool {
+        self.inner.lock().entry(pool.clone()).or_default().breaker.reset()
+    }
+
+    /// Whether a claim on this pool may be made now; the answer counts as its being made.
+    pub fn admits(&self, pool: &Name, now: Timestamp) -> bool {
+        self.inner.lock().entry(pool.clone()).or_default().breaker.admits(now)
     }
 
     /// Until when claims on this pool are held back.

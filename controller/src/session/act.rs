@@ -37,6 +37,9 @@ pub enum ActError {
         /// Its name.
         name: String,
     },
+    /// Another claim tries whether the pool's sandboxes attach again.
+    #[error("the pool's breaker lets one claim try at a time")]
+    HeldBack,
     /// The claim couldn't be given back.
     #[error("failed to delete claim {name}")]
     DeleteClaim {
@@ -54,9 +57,11 @@ pub enum ActError {
 }
 
 impl ActError {
-    /// Whether the object was written by somebody else meanwhile: nothing failed, the next pass sees it.
+    /// Whether something else came first: nothing failed, the next pass sees it.
     pub fn is_overtaken(&self) -> bool {
-        let Self::WriteStatus(source) = self else { return false };
+        let Self::WriteStatus(source) = self else {
+            return matches!(self, Self::HeldBack);
+        };
         matches!(&**source, kube::Error::Api(status) if ["Conflict", "NotFound"].contains(&status.reason.as_str()))
     }
 }
@@ -66,8 +71,17 @@ pub async fn act(context: &Context, name: &Name, snapshot: &Snapshot, plan: &Pla
     for step in &plan.steps {
         context.check_leading()?;
         match step {
-            Step::CreateClaim { incarnation, pair } => create_claim(context, snapshot, *incarnation, pair).await?,
-            Step::DeleteClaim { name: claim, uid } => delete_claim(context, &name.beside(claim), uid).await?,
+            Step::CreateClaim { incarnation, pair } => {
+                let pool = name.beside(&snapshot.session.spec.pool_ref.name);
+                if !context.pools.admits(&pool, snapshot.now) {
+                    return Err(ActError::HeldBack);
+                }
+                create_claim(context, snapshot, *incarnation, pair).await?;
+            }
+            Step::DeleteClaim { name: claim, uid } => {
+                delete_claim(context, &name.beside(claim), uid).await?;
+                context.given_back.remember(name, uid);
+            }
             Step::CountFailedBind => {
                 let pool = name.beside(&snapshot.session.spec.pool_ref.name);
                 context.pools.failed_bind(&pool, snapshot.now);
@@ -310,7 +324,9 @@ pub fn record(context: &Context, snapshot: &Snapshot, plan: &Plan, session: &Age
     context.record_session(session);
     let pool = Name::of(session).beside(&session.spec.pool_ref.name);
     if let State::Bound(sandbox) = &plan.state {
-        context.pools.bound(&pool);
+        if context.pools.bound(&pool) {
+            context.queues.pools.poke(pool);
+        }
         let took = snapshot
             .session
             .creation_timestamp()

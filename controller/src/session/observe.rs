@@ -25,6 +25,7 @@ pub fn observe(context: &Context, name: &Name) -> Option<Snapshot> {
         .filter_map(|claim| claim_facts(claim))
         .collect();
     claims.sort_by_key(|claim| claim.incarnation);
+    context.given_back.mark(name, &mut claims);
     let mut snapshot = Snapshot {
         now: context.clock.now(),
         serving_since: context.serving_since(),
@@ -79,6 +80,7 @@ fn claim_facts(claim: &SandboxClaim) -> Option<ClaimFacts> {
         incarnation: claim.annotations().get(label::INCARNATION)?.parse().ok()?,
         created: claim.creation_timestamp()?.0,
         deleting: claim.meta().deletion_timestamp.is_some(),
+        given_back: false,
         phase: claim_phase(claim),
     })
 }

@@ -103,7 +103,7 @@ pub fn plan(snapshot: &Snapshot, deadlines: &Deadlines) -> Plan {
     let strays = snapshot
         .claims
         .iter()
-        .filter(|claim| !claim.deleting && Some(claim.uid.as_str()) != kept);
+        .filter(|claim| !claim.is_leaving() && Some(claim.uid.as_str()) != kept);
     let strays: Vec<Step> = strays.map(release).collect();
     plan.steps.splice(0..0, strays);
     plan

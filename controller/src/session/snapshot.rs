@@ -62,6 +62,8 @@ pub struct ClaimFacts {
     pub created: Timestamp,
     /// Whether it is being deleted.
     pub deleting: bool,
+    /// Whether this leader has already given it back, though the watch doesn't show it yet.
+    pub given_back: bool,
     /// Where it stands.
     pub phase: ClaimPhase,
 }
@@ -135,6 +137,13 @@ pub struct Exited {
     pub at: Option<Timestamp>,
 }
 
+impl ClaimFacts {
+    /// Whether it is on its way out: nothing is planned with it any more.
+    pub fn is_leaving(&self) -> bool {
+        self.deleting || self.given_back
+    }
+}
+
 impl Snapshot {
     /// The status as last written; empty before the first.
     pub fn status(&self) -> AgentSessionStatus {
@@ -145,7 +154,7 @@ impl Snapshot {
     pub fn claim(&self) -> Option<&ClaimFacts> {
         self.claims
             .iter()
-            .filter(|claim| !claim.deleting)
+            .filter(|claim| !claim.is_leaving())
             .max_by_key(|claim| claim.incarnation)
     }
 

@@ -64,6 +64,7 @@ fn claim(incarnation: i64, phase: ClaimPhase) -> ClaimFacts {
         incarnation,
         created: at(10_000),
         deleting: false,
+        given_back: false,
         phase,
     }
 }
@@ -231,6 +232,10 @@ fn of_claim(mut snapshot: Snapshot, change: impl FnOnce(&mut ClaimFacts)) -> Sna
     snapshot
 }
 
+fn given_back(snapshot: Snapshot) -> Snapshot {
+    of_claim(snapshot, |claim| claim.given_back = true)
+}
+
 fn change_once(change: impl FnOnce(&mut ClaimFacts)) -> impl FnMut(&mut ClaimFacts) {
     let mut change = Some(change);
     move |claim| {
@@ -302,6 +307,8 @@ fn to_claim() -> Vec<Scenario> {
         "after twenty it waits five minutes at most" => failed_binds(new(), 20, 0);
         "a claim that is going away doesn't count, but its number does" =>
             of_claim(Snapshot { claims: vec![claim(3, ready())], ..new() }, |claim| claim.deleting = true);
+        "a claim that was given back doesn't count either, though the cache still shows it" =>
+            given_back(Snapshot { claims: vec![claim(3, ready())], ..new() });
         "a session that is being deleted is left to garbage collection" => {
             let mut snapshot = claimed();
             snapshot.session.metadata.deletion_timestamp = Some(time(at(9_000)));
@@ -441,6 +448,8 @@ fn to_end() -> Vec<Scenario> {
         "for ten minutes" => said(undurable(620_001));
         "a finished session without a claim is at rest" => said(Snapshot { claims: vec![], ..finished(0) });
         "an interrupted one gives its sandbox back" => said(interrupted());
+        "a sandbox is given back once, though the cache still shows its claim" => given_back(said(finished(0)));
+        "an interrupted one's too" => given_back(said(interrupted()));
         "a new leader that knows nothing of the run keeps the result" =>
             said(Snapshot { run: RunFacts::default(), stream: None, ..finished(0) });
     }
@@ -498,6 +507,7 @@ fn authors_wishes() -> Vec<Scenario> {
     table! {
         "a suspended new session makes no claim" => suspended(new());
         "suspending a claim gives it back" => suspended(claimed());
+        "a suspended session's claim is given back once" => given_back(suspended(claimed()));
         "suspending a running session stops its harness first" => suspended(running());
         "suspending a finished one only gives its sandbox back" => suspended(said(finished(0)));
         "a suspended session is at rest" => {
