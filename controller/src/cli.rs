@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::grant::permit::DefaultPolicy;
+
 /// Keeps agent sessions in lockstep with git.
 #[derive(Debug, Parser)]
 #[command(name = "berth-controller", version)]
@@ -70,6 +72,12 @@ pub struct Run {
     /// URL of the control stream, as pods reach it.
     #[arg(long, env = "BERTH_CONTROL_URL")]
     pub control_url: String,
+    /// What bindings may grant where no GrantPolicy says `allow`.
+    #[arg(long, env = "BERTH_DEFAULT_POLICY", default_value = "deny")]
+    pub default_policy: DefaultPolicyArg,
+    /// Network of the cluster, which no session reaches unless a route names it. Repeatable.
+    #[arg(long, env = "BERTH_CLUSTER_CIDRS", value_delimiter = ',')]
+    pub cluster_cidrs: Vec<String>,
     /// PostgreSQL of the record; without it no record is kept.
     #[arg(long, env = "BERTH_DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<String>,
@@ -93,6 +101,24 @@ pub struct Migrate {
     /// PostgreSQL as the owner of the schema; without it there is nothing to do.
     #[arg(long, env = "BERTH_MIGRATE_DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<String>,
+}
+
+/// What bindings may grant where no GrantPolicy says `allow`.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub enum DefaultPolicyArg {
+    /// Nothing.
+    Deny,
+    /// Everything: for trying Berth out.
+    Allow,
+}
+
+impl From<DefaultPolicyArg> for DefaultPolicy {
+    fn from(argument: DefaultPolicyArg) -> Self {
+        match argument {
+            DefaultPolicyArg::Deny => Self::Deny,
+            DefaultPolicyArg::Allow => Self::Allow,
+        }
+    }
 }
 
 #[cfg(test)]

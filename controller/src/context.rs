@@ -11,6 +11,8 @@ use crate::control::registry::Registry;
 use crate::control::session_link::SessionsOnPods;
 use crate::events::Events;
 use crate::git::reconcile::Sources;
+use crate::grant::offer::InstallKey;
+use crate::grant::secrets::Secrets;
 use crate::lease::Leadership;
 use crate::metrics::Metrics;
 use crate::pool::reconcile::Pools;
@@ -21,6 +23,7 @@ use crate::settings::Settings;
 use crate::store::events::EventWriter;
 use crate::store::revision::RevisionRow;
 use crate::store::session::SessionRow;
+use crate::store::uses::UseWriter;
 use crate::store::writer::ProjectionWriter;
 use crate::watch::{Caches, Queues};
 
@@ -52,6 +55,12 @@ pub struct Context {
     pub projection: ProjectionWriter,
     /// Events for Postgres.
     pub event_writer: EventWriter,
+    /// Secrets that bindings name.
+    pub secrets: Secrets,
+    /// Key of this install.
+    pub install_key: InstallKey,
+    /// Uses of credentials for Postgres.
+    pub uses: UseWriter,
     /// Kubernetes Events.
     pub events: Events,
     /// Metrics.

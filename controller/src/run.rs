@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use berth_crds::{CredentialBinding, GrantPolicy};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams, Patch, PatchParams};
@@ -30,6 +29,7 @@ use crate::control::session_link::SessionsOnPods;
 use crate::control::tls::{self, Material};
 use crate::events::{self, Events};
 use crate::git::reconcile::Sources;
+use crate::grant::secrets::Secrets;
 use crate::lease::{Elector, Leadership};
 use crate::metrics::Metrics;
 use crate::session::given_back::GivenBack;
@@ -38,6 +38,7 @@ use crate::session::written::Written;
 use crate::settings::{Deadlines, Settings};
 use crate::store::events::{EventQueue, EventWriter};
 use crate::store::session::SessionRow;
+use crate::store::uses::UseWriter;
 use crate::store::writer::ProjectionWriter;
 use crate::watch::{Caches, Name, Queues};
 use crate::work::Pokes;
@@ -183,6 +184,9 @@ impl Replica {
             pools: pool::reconcile::Pools::default(),
             sources: Sources::new(self.config.clone(), &self.args.cache_dir),
             written: Written::default(),
+            secrets: Secrets::default(),
+            install_key: material.install_key.clone(),
+            uses: UseWriter::new(self.leadership.epoch()),
             given_back: GivenBack::default(),
             projection: ProjectionWriter::default(),
             event_writer,
@@ -209,7 +213,9 @@ impl Replica {
             runner_image: self.args.runner_image.clone(),
             image_pull_policy: self.args.image_pull_policy.clone(),
             control_url: self.args.control_url.clone(),
+            cluster_cidrs: self.args.cluster_cidrs.clone(),
             deadlines: Deadlines::default(),
+            default_policy: self.args.default_policy.into(),
         }
     }
 
@@ -222,8 +228,14 @@ impl Replica {
             return;
         };
         let epoch = i64::try_from(self.leadership.epoch()).unwrap_or(i64::MAX);
+        self.tracker.spawn(
+            context
+                .projection
+                .clone()
+                .run(database.clone(), epoch, self.cancel.clone()),
+        );
         self.tracker
-            .spawn(context.projection.clone().run(database, epoch, self.cancel.clone()));
+            .spawn(context.uses.clone().run(database, self.cancel.clone()));
         let sessions = context.caches.sessions.state();
         context.projection.rebuild(
             sessions
@@ -238,7 +250,7 @@ impl Replica {
             sessions,
             pools,
             sources,
-            bindings,
+            grants,
             policies,
             deleted,
         } = self.queues.clone();
@@ -257,12 +269,12 @@ impl Replica {
             git::reconcile::reconcile(with(&it), name)
         }));
         let it = with(context);
-        spawn.spawn(work::run(bindings, GRANTS_AT_ONCE, cancel.clone(), move |name| {
-            grant::reconcile::<CredentialBinding>(with(&it), name)
+        spawn.spawn(work::run(grants, GRANTS_AT_ONCE, cancel.clone(), move |namespace| {
+            grant::reconcile::reconcile(with(&it), namespace)
         }));
         let it = with(context);
         spawn.spawn(work::run(policies, GRANTS_AT_ONCE, cancel.clone(), move |name| {
-            grant::reconcile::<GrantPolicy>(with(&it), name)
+            grant::policy::reconcile(with(&it), name)
         }));
         let it = with(context);
         spawn.spawn(work::run(
@@ -308,7 +320,9 @@ fn poke_all(context: &Context) {
     let Context { caches, queues, .. } = context;
     poke_each(&caches.pools, &queues.pools);
     poke_each(&caches.sources, &queues.sources);
-    poke_each(&caches.bindings, &queues.bindings);
+    let bindings = caches.bindings.state();
+    let namespaces = bindings.iter().filter_map(|binding| binding.namespace());
+    namespaces.for_each(|namespace| queues.grants.poke(namespace));
     poke_each(&caches.policies, &queues.policies);
     poke_each(&caches.sessions, &queues.sessions);
 }
@@ -333,7 +347,7 @@ fn cancel_at_signal(cancel: CancellationToken) -> anyhow::Result<impl Future<Out
 /// Identity chains are read for at most 32 sessions at a time (DESIGN §5.3).
 const SESSIONS_AT_ONCE: usize = 64;
 const POOLS_AT_ONCE: usize = 8;
-/// A look is one write at most.
+/// Namespaces; a look reads Secrets and pushes.
 const GRANTS_AT_ONCE: usize = 8;
 /// Each look is a child process that may use a core.
 const SOURCES_AT_ONCE: usize = 4;

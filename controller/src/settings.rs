@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::grant::permit::DefaultPolicy;
+
 /// Settings of sessions and pools.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -15,8 +17,12 @@ pub struct Settings {
     pub image_pull_policy: String,
     /// URL of the control stream, as pods reach it.
     pub control_url: String,
+    /// Networks of the cluster, which no session reaches unless a route names them.
+    pub cluster_cidrs: Vec<String>,
     /// Limits in time.
     pub deadlines: Deadlines,
+    /// What bindings may grant where no GrantPolicy says `allow`.
+    pub default_policy: DefaultPolicy,
 }
 
 /// Limits in time that `plan` works with.

@@ -15,6 +15,7 @@ pub mod event;
 pub mod events;
 pub mod revision;
 pub mod session;
+pub mod uses;
 pub mod writer;
 
 /// The migrations of this release.

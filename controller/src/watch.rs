@@ -94,8 +94,8 @@ pub struct Queues {
     pub pools: Pokes<Name>,
     /// Sources to look at.
     pub sources: Pokes<Name>,
-    /// Bindings to look at.
-    pub bindings: Pokes<Name>,
+    /// Namespaces whose grants to look at.
+    pub grants: Pokes<String>,
     /// Policies to look at.
     pub policies: Pokes<Name>,
     /// Sessions that were deleted, by UID.
@@ -204,6 +204,13 @@ impl Caches {
             .collect()
     }
 
+    /// The bindings of a namespace.
+    pub fn bindings_of(&self, namespace: &str) -> Vec<Arc<CredentialBinding>> {
+        let mut bindings = self.bindings.state();
+        bindings.retain(|binding| binding.namespace().as_deref() == Some(namespace));
+        bindings
+    }
+
     /// The session that a pod serves, by the chain of owners as cached.
     pub fn session_of_pod(&self, pod: &Name) -> Option<Name> {
         let owner = self
@@ -221,21 +228,25 @@ impl Caches {
 
     fn on_source(_: &Self, event: &Change<'_, GitSource>, queues: &Queues) {
         queues.sources.poke(Name::of(event.object()));
+        poke_grants_of(event.object(), queues);
     }
 
     fn on_binding(_: &Self, event: &Change<'_, CredentialBinding>, queues: &Queues) {
         poke_source_of(event, queues);
-        queues.bindings.poke(Name::of(event.object()));
+        poke_grants_of(event.object(), queues);
     }
 
-    fn on_policy(_: &Self, event: &Change<'_, GrantPolicy>, queues: &Queues) {
+    fn on_policy(&self, event: &Change<'_, GrantPolicy>, queues: &Queues) {
         queues.policies.poke(Name::of(event.object()));
+        let bindings = self.bindings.state();
+        bindings.iter().for_each(|binding| poke_grants_of(&**binding, queues));
     }
 
     fn on_session(_: &Self, event: &Change<'_, AgentSession>, queues: &Queues) {
         let session = event.object();
         poke_source_of(event, queues);
         queues.sessions.poke(Name::of(session));
+        poke_grants_of(session, queues);
         if matches!(event, Change::Deleted(_)) {
             queues.deleted.poke(session.uid().unwrap_or_default());
         }
@@ -245,6 +256,7 @@ impl Caches {
         let pool = Name::of(event.object());
         poke_source_of(event, queues);
         self.poke_sessions_of(&pool, queues);
+        poke_grants_of(event.object(), queues);
         queues.pools.poke(pool);
     }
 
@@ -311,6 +323,11 @@ impl Caches {
             .filter(|session| waits(session))
             .for_each(|session| queues.sessions.poke(Name::of(&**session)));
     }
+}
+
+/// Something that grants depend on has changed.
+fn poke_grants_of(object: &impl ResourceExt, queues: &Queues) {
+    queues.grants.poke(object.namespace().unwrap_or_default());
 }
 
 /// An object that a source applied has changed or gone: the source looks for drift.

@@ -277,6 +277,35 @@ pub struct SessionSelector {
     pub match_expressions: Vec<SelectorRequirement>,
 }
 
+impl SessionSelector {
+    /// Whether an object with these labels is selected, by Kubernetes' rules. An empty selector selects nothing here.
+    pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
+        let some = !self.match_labels.is_empty() || !self.match_expressions.is_empty();
+        let equal = self
+            .match_labels
+            .iter()
+            .all(|(key, value)| labels.get(key) == Some(value));
+        some && equal
+            && self
+                .match_expressions
+                .iter()
+                .all(|requirement| requirement.holds(labels))
+    }
+}
+
+impl SelectorRequirement {
+    fn holds(&self, labels: &BTreeMap<String, String>) -> bool {
+        let value = labels.get(&self.key);
+        let listed = value.is_some_and(|value| self.values.contains(value));
+        match self.operator {
+            Operator::In => listed,
+            Operator::NotIn => !listed,
+            Operator::Exists => value.is_some(),
+            Operator::DoesNotExist => value.is_none(),
+        }
+    }
+}
+
 /// One requirement of a selector.
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -336,6 +365,16 @@ pub struct Route {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::paths")]
     pub paths: Vec<String>,
+
+    /// Networks that the host may resolve to although they aren't public, such as `10.0.0.0/8`. Metadata services are
+    /// never reached.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::networks")]
+    pub addresses: Vec<String>,
+
+    /// Whether an upgrade to WebSocket is allowed.
+    #[serde(default, skip_serializing_if = "schema::is_false")]
+    pub websocket: bool,
 
     /// Where in the request the stub is exchanged: exactly one.
     pub inject: Injection,

@@ -126,6 +126,34 @@ named! {
         SyncForbidden,
         /// The branch's new tip isn't a descendant of the old one.
         Rewound,
+        /// Another binding gives the credential's name another value, and is older.
+        ConflictsWith,
+        /// Policy asks for evidence that can't be verified.
+        EvidenceUnverifiable,
+        /// `spec.expiresAt` has passed.
+        Expired,
+        /// The grant is in force.
+        Granted,
+        /// Every required credential of the session is granted.
+        CredentialsGranted,
+        /// A required credential of the session isn't granted.
+        CredentialsMissing,
+        /// The Secret's owner doesn't offer it to the route's host.
+        HostNotOffered,
+        /// The binding's document doesn't stand in a source's newest tip.
+        NotInSource,
+        /// No policy permits it.
+        NotPermitted,
+        /// `spec.notBefore` is still to come.
+        NotYet,
+        /// The policy is in force.
+        PolicyReady,
+        /// It was revoked by annotation, or is being deleted.
+        Revoked,
+        /// The Secret or its key isn't there, or may not be read.
+        SecretNotFound,
+        /// The Secret's owner doesn't offer it to sessions.
+        SecretNotOffered,
     }
 }
 

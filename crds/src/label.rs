@@ -53,6 +53,15 @@ pub const APPROVE_PRUNE: &str = "berth.dev/approve-prune";
 /// Annotation of a CredentialBinding: `now` refuses it at once (break-glass).
 pub const REVOKE: &str = "berth.dev/revoke";
 
+/// Label of a Secret: `true` where its owner offers it to sessions.
+pub const OFFERED: &str = "berth.dev/credential";
+
+/// Annotation of a Secret: hosts that its values may be sent to, with commas between them.
+pub const HOSTS: &str = "berth.dev/hosts";
+
+/// ServiceAccount, in a binding's namespace, that Secrets are read as.
+pub const CREDENTIALS_ACCOUNT: &str = "berth-credentials";
+
 /// Annotation of any of our objects, as Flux's: any new value asks for a reconcile now.
 pub const RECONCILE: &str = "reconcile.fluxcd.io/requestedAt";
 

@@ -29,8 +29,8 @@ pub use policy::{
     Require, Review, SessionDelivery, SourceSet, StaleAction,
 };
 pub use pool::{
-    AgentPool, AgentPoolSpec, AgentPoolStatus, ColdStart, Confinement, EgressRoute, Gateway, PoolEgress, SecretName,
-    Workspace,
+    AgentPool, AgentPoolSpec, AgentPoolStatus, ColdStart, Confinement, EgressRoute, EgressTls, Gateway, PoolEgress,
+    SecretName, Workspace,
 };
 pub use schema::all;
 pub use session::{

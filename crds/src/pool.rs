@@ -213,6 +213,34 @@ pub struct EgressRoute {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::paths")]
     pub paths: Vec<String>,
+
+    /// Networks that the host may resolve to although they aren't public, such as `10.0.0.0/8`. Metadata services are
+    /// never reached.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::networks")]
+    pub addresses: Vec<String>,
+
+    /// Whether an upgrade to WebSocket is allowed.
+    #[serde(default, skip_serializing_if = "schema::is_false")]
+    pub websocket: bool,
+
+    /// What becomes of a connection: `Terminate` (default), `Passthrough` for programs that pin their server, or
+    /// `Plain` for http.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "EgressTls")]
+    pub tls: Option<EgressTls>,
+}
+
+/// What becomes of a connection.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum EgressTls {
+    /// TLS ends at the sidecar, which judges each request.
+    #[default]
+    Terminate,
+    /// TLS is passed on unread; only host and port are judged.
+    Passthrough,
+    /// HTTP without TLS.
+    Plain,
 }
 
 /// Names a Secret or ConfigMap of the same namespace.

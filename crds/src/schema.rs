@@ -263,6 +263,7 @@ schemas! {
     paths => list(&ruled(512, &[
         ("self.startsWith('/') && !self.contains('//') && !self.contains('/../') && !self.contains('/./') && !self.contains('?') && !self.contains('#') && !self.contains('%') && !self.endsWith('/..') && !self.endsWith('/.')", "a path begins with '/' and has no '//', '.', '..', '%', '?' or '#'"),
     ]), 0, 64);
+    networks => list(&ruled(43, &[("isCIDR(self)", "write a network such as 10.0.0.0/8")]), 0, 16);
     header_name => text(TOKEN, 64);
     header_forms => list(&ruled(64, &[
         ("self.contains('{}') && !self.matches('.*\\\\{\\\\}.*\\\\{\\\\}.*')", "a form has '{}' once, where the credential stands"),

@@ -170,8 +170,11 @@ impl FromStr for Fixed {
 #[derive(Args, Clone, Debug)]
 pub struct Standalone {
     /// The policy, YAML; read again when it changes.
-    #[arg(long)]
-    pub policy: PathBuf,
+    #[arg(long, required_unless_present = "legacy_env")]
+    pub policy: Option<PathBuf>,
+    /// Instead of a file: the variables `REAL_*`, `HOST_*` and `EGRESS_*` of the LiteLLM Agent Platform.
+    #[arg(long, conflicts_with = "policy")]
+    pub legacy_env: bool,
     /// File that uses of credentials are written to, a line of JSON each; `-` is standard output.
     #[arg(long, default_value = "-")]
     pub audit: PathBuf,

@@ -1,6 +1,6 @@
 //! The sidecar without Kubernetes: a policy file in place of the controller, for a CI job or a developer's machine.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use berth_egress::authority::Authority;
 use berth_egress::decide::Request;
-use berth_egress::lint;
+use berth_egress::{legacy, lint};
 use berth_egress::path::Target;
 use berth_egress::policy::{Credential, Policy, Source};
 use berth_egress::rules::Rules;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::audit::Audit;
@@ -58,6 +59,9 @@ pub enum PolicyError {
     /// The request on the command line.
     #[error("{0}")]
     Request(String),
+    /// The variables of the old product.
+    #[error("{0}")]
+    Legacy(String),
     /// The sidecar itself.
     #[error(transparent)]
     Run(#[from] Box<RunError>),
@@ -91,7 +95,10 @@ async fn serve_policy(options: Standalone) -> Result<(), PolicyError> {
 /// Reads the policy and begins to serve.
 pub async fn start(options: &Standalone) -> Result<(Serving, Arc<Proxy>), PolicyError> {
     drop(rustls::crypto::aws_lc_rs::default_provider().install_default()); // set before: the same one
-    let offer = load(&options.policy)?;
+    let offer = match &options.policy {
+        Some(path) => load(path)?,
+        None => from_environment()?,
+    };
     for directory in [&options.place.handoff, &options.place.state] {
         std::fs::create_dir_all(directory).map_err(|source| PolicyError::Read {
             path: directory.clone(),
@@ -109,7 +116,10 @@ pub async fn start(options: &Standalone) -> Result<(Serving, Arc<Proxy>), Policy
 }
 
 /// Takes the policy again whenever it or a value may have changed. One that can't be used changes nothing but its log.
-async fn follow(path: PathBuf, proxy: Arc<Proxy>) {
+async fn follow(path: Option<PathBuf>, proxy: Arc<Proxy>) {
+    let Some(path) = path else {
+        return std::future::pending().await;
+    };
     let mut changes = Changes::of(&path, POLL);
     loop {
         changes.next().await;
@@ -132,9 +142,11 @@ pub fn adopt(proxy: &Proxy, offer: Offer) {
 
 /// Reads a policy and the values that it names.
 pub fn load(path: &Path) -> Result<Offer, PolicyError> {
-    let policy = read(path)?;
+    offer(read(path)?, path.parent().unwrap_or(Path::new(".")))
+}
+
+fn offer(policy: Policy, base: &Path) -> Result<Offer, PolicyError> {
     strict(&policy)?;
-    let base = path.parent().unwrap_or(Path::new("."));
     let mut values = HashMap::new();
     for credential in &policy.credentials {
         let value = value(credential, base)?;
@@ -219,6 +231,18 @@ fn forever(secret: SecretString) -> Value {
         grant: Arc::from("file"),
         until: None,
     }
+}
+
+/// `REAL_*`, `HOST_*` and `EGRESS_*`, as the LiteLLM Agent Platform had them.
+fn from_environment() -> Result<Offer, PolicyError> {
+    let variables: BTreeMap<String, String> = std::env::vars().collect();
+    let stub = |key: &str| {
+        // The same key has the same stub after a restart; the stub is worth nothing outside of this machine.
+        let digest = Sha256::digest(["berth legacy", key].join("\0"));
+        format!("stub_{}_{}", key.to_ascii_lowercase(), hex::encode(digest.get(..16).unwrap_or_default()))
+    };
+    let policy = legacy::policy(&variables, stub).map_err(|error| PolicyError::Legacy(error.to_string()))?;
+    offer(policy, Path::new("."))
 }
 
 /// The decision about a request, and why.

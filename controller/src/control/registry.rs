@@ -148,8 +148,8 @@ impl Registry {
         }
     }
 
-    /// Pushes a message that changes what the sidecar holds: it gets the next revision.
-    pub fn push(&self, pod_uid: &str, message: to_sidecar::Message) -> Result<(), PushError> {
+    /// Pushes a message that changes what the sidecar holds: it gets the next revision, which is given back.
+    pub fn push(&self, pod_uid: &str, message: to_sidecar::Message) -> Result<u64, PushError> {
         let mut inner = self.inner.lock();
         let entry = inner.streams.get_mut(pod_uid).ok_or(PushError::Gone)?;
         let next = ToSidecar {
@@ -162,7 +162,7 @@ impl Registry {
             mpsc::error::TrySendError::Closed(_) => PushError::Gone,
         })?;
         entry.revision += 1;
-        Ok(())
+        Ok(entry.revision)
     }
 
     /// Streams attached, and of those the ones whose sidecar holds an assignment.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use berth_protocol::control::control_server::Control;
 use berth_protocol::control::{
-    Ack, Event, EventAck, FromSidecar, Hello, ToSidecar, Welcome, event, from_sidecar, to_sidecar::Message,
+    Ack, Event, EventAck, FromSidecar, Hello, ToSidecar, Trail, Welcome, event, from_sidecar, to_sidecar::Message,
 };
 use berth_protocol::{KEY_PROOF_PREFIX, VERSION};
 use futures::Stream;
@@ -121,6 +121,7 @@ impl AttachedStream {
             }
         };
         self.poke();
+        self.context.queues.grants.poke(self.pod.namespace.clone());
         let ended = self.carry(connection).await;
         tracing::debug!(pod = self.pod.name, why = ended, "stream ended");
         self.context.registry.detach(&self.pod.uid, connection);
@@ -242,6 +243,10 @@ impl AttachedStream {
                 Ok(())
             }
             from_sidecar::Message::Event(event) => self.event(event).await,
+            from_sidecar::Message::Trail(trail) => {
+                self.trail(trail);
+                Ok(())
+            }
             from_sidecar::Message::Hello(_) | from_sidecar::Message::KeyProof(_) => Err("a second handshake"),
         }
     }
@@ -263,7 +268,13 @@ impl AttachedStream {
     fn hold(&self, ack: &Ack) {
         let incarnation = i64::try_from(ack.incarnation).unwrap_or(0);
         self.context.registry.update(&self.pod.uid, |facts| {
-            if facts.assigned == Some(incarnation) {
+            if let Some(granted) = facts
+                .granted
+                .as_mut()
+                .filter(|granted| granted.revision == ack.revision)
+            {
+                granted.acknowledged = true;
+            } else if facts.assigned == Some(incarnation) {
                 facts.acknowledged = Some(incarnation);
             }
         });
@@ -292,6 +303,16 @@ impl AttachedStream {
             self.context.queues.sessions.poke(link.session);
         }
         Ok(())
+    }
+
+    /// A row of the audit trail goes to the record.
+    fn trail(&self, trail: Trail) {
+        let Some(link) = self.context.sessions_on_pods.get(&self.pod.uid) else {
+            return;
+        };
+        if i64::try_from(trail.incarnation).ok() == Some(link.incarnation) {
+            self.context.uses.put(&link, &self.pod.uid, trail, &self.sender);
+        }
     }
 
     /// Tells the sidecar what it may forget. `true` when the stream has to be opened anew.

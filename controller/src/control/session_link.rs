@@ -40,6 +40,13 @@ impl SessionsOnPods {
         self.inner.lock().get(pod_uid).cloned()
     }
 
+    /// The pods that serve sessions of a namespace.
+    pub fn of_namespace(&self, namespace: &str) -> Vec<(String, Link)> {
+        let inner = self.inner.lock();
+        let theirs = inner.iter().filter(|(_, link)| link.session.namespace == namespace);
+        theirs.map(|(pod_uid, link)| (pod_uid.clone(), link.clone())).collect()
+    }
+
     /// The pod's stream has gone; it proves itself again when it is back.
     pub fn remove(&self, pod_uid: &str) {
         self.inner.lock().remove(pod_uid);

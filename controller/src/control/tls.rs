@@ -18,12 +18,16 @@ use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
+use crate::grant::offer::InstallKey;
+
 /// What the control listener serves with, and what pods verify it with.
 pub struct Material {
     /// CA certificate, PEM.
     pub ca: String,
     /// Configuration of the listener.
     pub server: Arc<ServerConfig>,
+    /// Key of this install: stubs are derived from it.
+    pub install_key: InstallKey,
 }
 
 /// Why there is no certificate.
@@ -54,7 +58,8 @@ pub async fn load(client: &Client, namespace: &str, now: Timestamp) -> Result<Ma
 }
 
 async fn create(api: &Api<Secret>, namespace: &str, now: Timestamp) -> Result<BTreeMap<String, ByteString>, TlsError> {
-    let data = make(namespace, now, None).map_err(TlsError::Make)?;
+    let mut data = make(namespace, now, None).map_err(TlsError::Make)?;
+    data.insert(INSTALL_KEY.to_owned(), ByteString(rand::random::<[u8; 32]>().to_vec()));
     let secret = Secret {
         metadata: ObjectMeta {
             name: Some(SECRET.to_owned()),
@@ -84,7 +89,10 @@ async fn renew(
     (namespace, now): (&str, Timestamp),
 ) -> Result<BTreeMap<String, ByteString>, TlsError> {
     let ca = (text(old, "ca.crt")?, text(old, "ca.key")?);
-    let data = make(namespace, now, Some(ca)).map_err(TlsError::Make)?;
+    let mut data = make(namespace, now, Some(ca)).map_err(TlsError::Make)?;
+    let kept = old.get(INSTALL_KEY).cloned();
+    let kept = kept.unwrap_or_else(|| ByteString(rand::random::<[u8; 32]>().to_vec()));
+    data.insert(INSTALL_KEY.to_owned(), kept);
     let secret = Secret {
         metadata,
         type_: Some("Opaque".to_owned()),
@@ -169,7 +177,7 @@ fn fresh(data: &BTreeMap<String, ByteString>, now: Timestamp) -> bool {
     let renew_at = text(data, "renew-at")
         .ok()
         .and_then(|text| text.parse::<Timestamp>().ok());
-    renew_at.is_some_and(|at| now < at)
+    renew_at.is_some_and(|at| now < at) && data.contains_key(INSTALL_KEY)
 }
 
 fn text(data: &BTreeMap<String, ByteString>, key: &str) -> Result<String, TlsError> {
@@ -194,9 +202,12 @@ fn material(data: &BTreeMap<String, ByteString>) -> Result<Material, TlsError> {
     Ok(Material {
         ca: text(data, "ca.crt")?,
         server: Arc::new(config),
+        install_key: InstallKey::new(data.get(INSTALL_KEY).map(|key| key.0.clone()).unwrap_or_default()),
     })
 }
 
+/// Key of the Secret that holds the install's key.
+const INSTALL_KEY: &str = "install.key";
 /// Name of the Secret.
 pub const SECRET: &str = "berth-control-tls";
 const CA_LIFE: SignedDuration = SignedDuration::from_hours(24 * 3650);

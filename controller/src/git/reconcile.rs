@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use super::announce::{Told, announce};
 use super::apply::{self, Applied};
 use super::credentials::{Accounts, CredentialsError};
-use super::declared::Declarations;
+use super::declared::{Declarations, Kind};
 use super::fetch::{self, FetchError};
 use super::live::live;
 use super::plan::{Prune, plan};
@@ -23,8 +23,9 @@ use super::status::{Handled, State, status};
 use super::webhook;
 use super::wire::Request;
 use crate::context::{Context, NotLeading};
+use crate::grant::tip::{SourceTip, TipObjects};
 use crate::telemetry::chain;
-use crate::watch::Name;
+use crate::watch::{Caches, Name};
 use crate::work::Outcome;
 
 /// What is remembered of sources while this process leads.
@@ -53,6 +54,26 @@ struct Memory {
 struct Held {
     commit: String,
     declared: Declarations,
+    /// The bindings among them, for the grants.
+    bindings: Arc<TipObjects>,
+}
+
+impl Held {
+    fn new(commit: String, declared: Declarations) -> Self {
+        let bindings = declared
+            .objects
+            .iter()
+            .filter(|object| object.key.kind == Kind::Binding);
+        let bindings = TipObjects {
+            bindings: bindings.cloned().collect(),
+            withheld: declared.withheld.clone(),
+        };
+        Self {
+            commit,
+            declared,
+            bindings: Arc::new(bindings),
+        }
+    }
 }
 
 impl Memory {
@@ -95,6 +116,30 @@ impl Sources {
         if let Some(memory) = self.inner.lock().get_mut(name) {
             change(memory);
         }
+    }
+
+    /// A client that acts as a ServiceAccount of a namespace.
+    pub fn client(&self, namespace: &str, account: &'static str) -> Result<kube::Client, kube::Error> {
+        self.accounts.client(namespace, account)
+    }
+
+    /// What the sources of a namespace say of bindings, by their newest tips.
+    pub fn tips(&self, caches: &Caches, namespace: &str) -> Vec<SourceTip> {
+        let inner = self.inner.lock();
+        let sources = caches
+            .sources
+            .state()
+            .into_iter()
+            .filter(|source| source.namespace().as_deref() == Some(namespace));
+        let tips = sources.map(|source| {
+            let memory = inner.get(&Name::of(&*source));
+            let same = memory.filter(|memory| Some(&memory.uid) == source.uid().as_ref());
+            SourceTip {
+                declared: same.and_then(|memory| Some(Arc::clone(&memory.tip.as_ref()?.bindings))),
+                source,
+            }
+        });
+        tips.collect()
     }
 
     /// A webhook of this source came: the next look fetches.
@@ -240,6 +285,8 @@ async fn held(
     context
         .sources
         .update(name, |memory| memory.tip = Some(Arc::clone(&held)));
+    // Revocations don't wait for the applies that follow.
+    context.queues.grants.poke(name.namespace.clone());
     Ok(held)
 }
 
@@ -284,10 +331,7 @@ async fn fetch_tip(context: &Context, source: &GitSource, held: Option<&Arc<Held
         (declared, held) => {
             let mut declared = declared.unwrap_or_default();
             declared.inherit(held.map(|held| &held.declared), &tip.commit);
-            Ok(Arc::new(Held {
-                commit: tip.commit,
-                declared,
-            }))
+            Ok(Arc::new(Held::new(tip.commit, declared)))
         }
     }
 }

@@ -1,63 +1,90 @@
-//! Pure: the status of a binding or a policy. This release grants nothing, and each of them says so.
+//! Pure: the status of a binding, by its verdict.
 
 use berth_crds::condition::{self, Wanted};
-use berth_crds::{ConditionType, Reason};
+use berth_crds::{ConditionType, CredentialBinding, CredentialBindingStatus, Evidence, Grant, Reason};
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
+use super::decide::{Active, Verdict};
 use crate::session::plan::time;
 
-/// What bindings and policies have in common of their status.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Said {
-    /// Generation of the spec that is spoken of; 0 or less before the first status.
-    pub generation: i64,
-    /// The conditions.
-    pub conditions: Vec<Condition>,
-}
-
-/// What is to be said of a spec of this generation; `None` when it stands already.
-pub fn status(kind: &str, generation: i64, old: &Said, now: Timestamp) -> Option<Said> {
-    let message = format!("{kind} has no effect in this release: nothing is granted");
-    let wanted = [
-        Wanted::no(ConditionType::Ready, Reason::NotImplemented, message.clone()),
-        Wanted::yes(ConditionType::Stalled, Reason::NotImplemented, message),
-    ];
-    let new = Said {
-        generation,
+/// What is to be said of a binding; `None` when it stands already.
+pub fn status(
+    binding: &CredentialBinding,
+    verdict: &Verdict,
+    sessions: i64,
+    now: Timestamp,
+) -> Option<CredentialBindingStatus> {
+    let generation = binding.metadata.generation.unwrap_or(0);
+    let old = binding.status.clone().unwrap_or_default();
+    let wanted = conditions(verdict);
+    let new = CredentialBindingStatus {
+        observed_generation: generation,
         conditions: condition::merge(&old.conditions, &wanted, generation, &time(now)),
+        grant: match verdict {
+            Verdict::Active(active) => Some(grant(active, old.grant.as_ref(), now)),
+            Verdict::Inactive { .. } => None,
+        },
+        sessions: Some(sessions),
     };
-    (new != *old).then_some(new)
+    (binding.status.as_ref() != Some(&new)).then_some(new)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_second(second).expect("a small number of seconds is a time")
-    }
-
-    #[test]
-    fn a_generation_is_told_once() {
-        let first = status("GrantPolicy", 1, &Said::default(), at(1)).expect("a first status");
-        let told: Vec<(&str, &str, &str)> = first
-            .conditions
-            .iter()
-            .map(|it| (it.type_.as_str(), it.status.as_str(), it.reason.as_str()))
-            .collect();
-        assert_eq!(
-            told,
-            [
-                ("Ready", "False", "NotImplemented"),
-                ("Stalled", "True", "NotImplemented")
+fn conditions(verdict: &Verdict) -> Vec<Wanted> {
+    match verdict {
+        Verdict::Active(active) => {
+            let message = told(active);
+            vec![
+                Wanted::yes(ConditionType::Ready, Reason::Granted, message.clone()),
+                Wanted::yes(ConditionType::Approved, Reason::Granted, message.clone()),
+                Wanted::yes(ConditionType::Active, Reason::Granted, message),
             ]
-        );
-        assert_eq!(status("GrantPolicy", 1, &first, at(2)), None);
+        }
+        Verdict::Inactive {
+            reason,
+            message,
+            stalled: true,
+        } => vec![
+            Wanted::no(ConditionType::Ready, *reason, message.clone()),
+            Wanted::yes(ConditionType::Stalled, *reason, message.clone()),
+            Wanted::no(ConditionType::Active, *reason, message.clone()),
+        ],
+        Verdict::Inactive {
+            reason: Reason::Progressing,
+            message,
+            ..
+        } => vec![
+            Wanted::no(ConditionType::Ready, Reason::Progressing, message.clone()),
+            Wanted::yes(ConditionType::Reconciling, Reason::Progressing, message.clone()),
+        ],
+        // As its author wants it: nothing is in the way, and nothing is granted.
+        Verdict::Inactive { reason, message, .. } => vec![
+            Wanted::yes(ConditionType::Ready, *reason, message.clone()),
+            Wanted::no(ConditionType::Active, *reason, message.clone()),
+        ],
+    }
+}
 
-        let second = status("GrantPolicy", 2, &first, at(3)).expect("the next generation's status");
-        assert_eq!(second.generation, 2);
-        let since = second.conditions.iter().map(|it| it.last_transition_time.0);
-        assert!(since.eq([at(1), at(1)]), "nothing went from one state to another");
+fn told(active: &Active) -> String {
+    let by = match &active.commit {
+        Some(commit) => format!("granted by commit {}", commit.get(..12).unwrap_or(commit)),
+        None => "granted by the object alone".to_owned(),
+    };
+    if active.permitted.narrowed.is_empty() {
+        by
+    } else {
+        format!("{by}; {}", active.permitted.narrowed.join("; "))
+    }
+}
+
+fn grant(active: &Active, old: Option<&Grant>, now: Timestamp) -> Grant {
+    let same = old.filter(|old| old.fingerprint == active.fingerprint);
+    Grant {
+        fingerprint: active.fingerprint.clone(),
+        commit: active.commit.clone(),
+        author: active.author.clone().filter(|author| !author.is_empty()),
+        evidence: active.commit.iter().map(|_| Evidence::Branch).collect(),
+        granted_at: Some(same.and_then(|old| old.granted_at.clone()).unwrap_or_else(|| time(now))),
+        expires_at: active.expires.map(time),
+        ..Grant::default()
     }
 }

@@ -119,11 +119,6 @@ fn unusable(spec: &AgentPoolSpec) -> Option<(Reason, String)> {
             "spec.harness.kind other than Custom",
         ),
         (spec.gateway.is_some(), "spec.gateway"),
-        (
-            spec.egress.as_ref().is_some_and(|egress| !egress.routes.is_empty()),
-            "spec.egress.routes",
-        ),
-        (spec.ca_bundle_ref.is_some(), "spec.caBundleRef"),
     ];
     let used: Vec<&str> = checks
         .iter()

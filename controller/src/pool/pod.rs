@@ -36,7 +36,7 @@ const TOKEN_SECONDS: i64 = 3600;
 
 /// The pod spec of a pool.
 pub fn pod_spec(pool: &AgentPoolSpec, settings: &Settings) -> PodSpec {
-    let mut init = vec![runner(settings), sidecar(settings)];
+    let mut init = vec![runner(settings), sidecar(pool, settings)];
     if pool.confinement.unwrap_or_default() == Confinement::Fence {
         init.insert(0, fence(pool, settings));
     }
@@ -123,26 +123,20 @@ fn runner(settings: &Settings) -> Container {
     }
 }
 
-fn sidecar(settings: &Settings) -> Container {
+fn sidecar(pool: &AgentPoolSpec, settings: &Settings) -> Container {
+    let (mut env, mut mounts) = (sidecar_environment(settings), sidecar_mounts());
+    if pool.ca_bundle_ref.is_some() {
+        env.push(variable("BERTH_UPSTREAM_CA", "/berth/upstream-ca/ca.crt"));
+        mounts.push(mount("upstream-ca", "/berth/upstream-ca", true));
+    }
     Container {
         name: SIDECAR.to_owned(),
         image: Some(settings.sidecar_image.clone()),
         image_pull_policy: Some(settings.image_pull_policy.clone()),
         restart_policy: Some("Always".to_owned()),
         command: Some(words(&["berth-sidecar", "run"])),
-        env: Some(vec![
-            variable("BERTH_CONTROL_URL", &settings.control_url),
-            variable("BERTH_CONTROL_CA", "/berth/control-ca/ca.crt"),
-            variable("BERTH_TOKEN_FILE", "/berth/token/token"),
-            variable("BERTH_HANDOFF", "/berth/handoff"),
-            variable("BERTH_STATE", "/berth/vault-state"),
-        ]),
-        volume_mounts: Some(vec![
-            mount("handoff", "/berth/handoff", false),
-            mount("vault-state", "/berth/vault-state", false),
-            mount("token", "/berth/token", true),
-            mount("control-ca", "/berth/control-ca", true),
-        ]),
+        env: Some(env),
+        volume_mounts: Some(mounts),
         startup_probe: Some(Probe {
             exec: Some(ExecAction {
                 command: Some(words(&["berth-sidecar", "ready"])),
@@ -156,6 +150,29 @@ fn sidecar(settings: &Settings) -> Container {
         resources: Some(resources("20m", "24Mi", "128Mi")),
         ..Container::default()
     }
+}
+
+fn sidecar_environment(settings: &Settings) -> Vec<EnvVar> {
+    let mut env = vec![
+        variable("BERTH_CONTROL_URL", &settings.control_url),
+        variable("BERTH_CONTROL_CA", "/berth/control-ca/ca.crt"),
+        variable("BERTH_TOKEN_FILE", "/berth/token/token"),
+        variable("BERTH_HANDOFF", "/berth/handoff"),
+        variable("BERTH_STATE", "/berth/vault-state"),
+    ];
+    if !settings.cluster_cidrs.is_empty() {
+        env.push(variable("BERTH_CLUSTER_CIDR", &settings.cluster_cidrs.join(",")));
+    }
+    env
+}
+
+fn sidecar_mounts() -> Vec<VolumeMount> {
+    vec![
+        mount("handoff", "/berth/handoff", false),
+        mount("vault-state", "/berth/vault-state", false),
+        mount("token", "/berth/token", true),
+        mount("control-ca", "/berth/control-ca", true),
+    ]
 }
 
 fn agent(pool: &AgentPoolSpec, settings: &Settings) -> Container {
@@ -188,7 +205,9 @@ fn agent(pool: &AgentPoolSpec, settings: &Settings) -> Container {
 
 fn volumes(pool: &AgentPoolSpec) -> Vec<Volume> {
     let storage = pool.workspace.as_ref().and_then(|workspace| workspace.storage.clone());
-    vec![
+    let upstream_ca = pool.ca_bundle_ref.as_ref();
+    let upstream_ca = upstream_ca.map(|reference| config_map("upstream-ca", &reference.name));
+    let mut volumes = vec![
         empty_dir("berth-bin", None, Some("64Mi")),
         empty_dir("handoff", Some("Memory"), Some("1Mi")),
         empty_dir("vault-state", Some("Memory"), Some("32Mi")),
@@ -201,21 +220,28 @@ fn volumes(pool: &AgentPoolSpec) -> Vec<Volume> {
             ..Volume::default()
         },
         token_volume(),
-        Volume {
-            name: "control-ca".to_owned(),
-            config_map: Some(ConfigMapVolumeSource {
-                name: CA_CONFIG_MAP.to_owned(),
-                items: Some(vec![KeyToPath {
-                    key: "ca.crt".to_owned(),
-                    path: "ca.crt".to_owned(),
-                    mode: None,
-                }]),
-                default_mode: Some(DEFAULT_MODE),
-                optional: None,
-            }),
-            ..Volume::default()
-        },
-    ]
+        config_map("control-ca", CA_CONFIG_MAP),
+    ];
+    volumes.extend(upstream_ca);
+    volumes
+}
+
+/// `ca.crt` of a ConfigMap.
+fn config_map(volume: &str, name: &str) -> Volume {
+    Volume {
+        name: volume.to_owned(),
+        config_map: Some(ConfigMapVolumeSource {
+            name: name.to_owned(),
+            items: Some(vec![KeyToPath {
+                key: "ca.crt".to_owned(),
+                path: "ca.crt".to_owned(),
+                mode: None,
+            }]),
+            default_mode: Some(DEFAULT_MODE),
+            optional: None,
+        }),
+        ..Volume::default()
+    }
 }
 
 /// The token of audience `berth`: the kubelet alone mints it, for this pod alone, and only the sidecar mounts it.

@@ -2,7 +2,9 @@
 //! Lease's clock, and every status write names the version it was planned from, so that a leader that was stopped and
 //! wakes up changes nothing (DESIGN §2).
 
-use berth_crds::{AgentSession, AgentSessionStatus, LaunchType, Phase, Reason};
+use std::collections::BTreeMap;
+
+use berth_crds::{AgentSession, AgentSessionStatus, CredentialBinding, LaunchType, Phase, Reason};
 use berth_protocol::control::{self, to_sidecar::Message};
 use kube::api::{Api, DeleteParams, PostParams, Preconditions};
 use kube::{Resource, ResourceExt};
@@ -13,6 +15,7 @@ use super::snapshot::{ClaimFacts, Snapshot};
 use crate::context::{Context, NotLeading};
 use crate::control::identity::{Expected, IdentityError};
 use crate::control::registry::PushError;
+use crate::grant::offer;
 use crate::sandbox::{ClaimPhase, SandboxClaim};
 use crate::telemetry::chain;
 use crate::watch::Name;
@@ -227,11 +230,15 @@ async fn assign(
     context
         .sessions_on_pods
         .set(pod_uid, name.clone(), &expected.session_uid, claim.incarnation);
-    let message = Message::Assignment(assignment(&session, incarnation));
+    let bindings = context.caches.bindings_of(&name.namespace);
+    let bindings: Vec<&CredentialBinding> = bindings.iter().map(|binding| &**binding).collect();
+    let stubs = offer::stubs(&context.install_key, &session, &bindings);
+    let message = Message::Assignment(assignment(&session, incarnation, stubs));
     if pushed(context.registry.push(pod_uid, message)) {
         context
             .registry
             .update(pod_uid, |facts| facts.assigned = Some(incarnation));
+        context.queues.grants.poke(name.namespace.clone());
     }
     Ok(())
 }
@@ -249,7 +256,7 @@ fn expected(snapshot: &Snapshot, claim: &ClaimFacts) -> Option<Expected> {
     })
 }
 
-fn assignment(session: &AgentSession, incarnation: i64) -> control::Assignment {
+fn assignment(session: &AgentSession, incarnation: i64, stubs: BTreeMap<String, String>) -> control::Assignment {
     let spec = &session.spec;
     control::Assignment {
         session_uid: session.uid().unwrap_or_default(),
@@ -269,6 +276,7 @@ fn assignment(session: &AgentSession, incarnation: i64) -> control::Assignment {
         model: spec.model.clone().unwrap_or_default(),
         repository: None,
         command: vec![],
+        stubs: stubs.into_iter().collect(),
     }
 }
 
@@ -282,7 +290,7 @@ pub fn stop(context: &Context, pod_uid: &str, reason: &str) {
 }
 
 /// A push that found no stream, or a sidecar that doesn't read, is tried again when the stream says something.
-fn pushed(result: Result<(), PushError>) -> bool {
+fn pushed(result: Result<u64, PushError>) -> bool {
     result
         .inspect_err(|error| tracing::debug!(error = chain(error), "not pushed"))
         .is_ok()

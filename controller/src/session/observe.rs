@@ -129,6 +129,11 @@ fn pool_facts(context: &Context, name: &Name) -> Option<PoolFacts> {
         cold_start: pool.spec.cold_start.unwrap_or_default(),
         free: free(context, &pool, name),
         startup_deadline: pool.spec.startup_deadline.map(Duration::from),
+        opens_hosts: pool
+            .spec
+            .egress
+            .as_ref()
+            .is_some_and(|egress| !egress.routes.is_empty()),
         refused: context.pools.refused(name).filter(|_| serving.is_none()),
         breaker_open_until: context.pools.open_until(name, context.clock.now()),
     })

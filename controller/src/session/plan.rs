@@ -238,7 +238,8 @@ fn watch_run(snapshot: &Snapshot, status: &AgentSessionStatus, sandbox: &Sandbox
     if let (Some(stream), Some(pod)) = (&snapshot.stream, &snapshot.pod)
         && stream.started != Some(status.incarnation)
     {
-        steps.extend(hold_or_start(status.incarnation, stream, pod, sandbox));
+        let step = hold_or_start(status.incarnation, stream, pod, sandbox);
+        steps.extend(step.filter(|step| snapshot.may_begin() || !matches!(step, Step::Start { .. })));
     }
     let state = if snapshot.run.started {
         State::Running
@@ -330,7 +331,7 @@ fn claim_or_bind(snapshot: &Snapshot, status: &AgentSessionStatus, deadlines: &D
 fn unusable(snapshot: &Snapshot) -> Option<(Reason, String)> {
     let spec = &snapshot.session.spec;
     let lifecycle = spec.lifecycle.clone().unwrap_or_default();
-    let checks: [(bool, &str); 8] = [
+    let checks: [(bool, &str); 7] = [
         (
             spec.task.mode == Some(TaskMode::Interactive),
             "spec.task.mode: Interactive",
@@ -344,7 +345,6 @@ fn unusable(snapshot: &Snapshot) -> Option<(Reason, String)> {
             "spec.task.retries",
         ),
         (spec.repository.is_some(), "spec.repository"),
-        (!spec.credentials.is_empty(), "spec.credentials"),
         (spec.budget.is_some(), "spec.budget"),
         (
             lifecycle.idle_suspend_after.is_some(),

@@ -1,6 +1,6 @@
 //! Everything that a session's plan depends on, as values: no client, no clock, no event payload (DESIGN §5.1).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use berth_crds::{AgentSession, AgentSessionStatus, ColdStart, LaunchType, label};
 use jiff::Timestamp;
@@ -43,6 +43,8 @@ pub struct PoolFacts {
     pub free: Option<i64>,
     /// How long a pod that had to be started may take.
     pub startup_deadline: Option<Duration>,
+    /// Whether it opens hosts without a credential.
+    pub opens_hosts: bool,
     /// Admission's words when it refuses the pool's pod.
     pub refused: Option<String>,
     /// Until when the breaker holds claims back.
@@ -109,6 +111,23 @@ pub struct StreamFacts {
     pub started: Option<i64>,
     /// Why this pod may not serve the session.
     pub refused: Option<String>,
+    /// What was granted on this stream.
+    pub granted: Option<Granted>,
+}
+
+/// What a sidecar was granted last.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Granted {
+    /// Of the offer.
+    pub digest: [u8; 32],
+    /// Of the push.
+    pub revision: u64,
+    /// Whether the sidecar holds it.
+    pub acknowledged: bool,
+    /// The credentials, by name.
+    pub names: Vec<String>,
+    /// When the lease was prolonged last.
+    pub prolonged: Instant,
 }
 
 /// What the runner told. Its word: it moves phase and result, nothing else.
@@ -168,6 +187,44 @@ impl Snapshot {
     pub fn new_run_wanted(&self) -> bool {
         let status = self.status();
         status.pinned_generation.is_some() && status.run_id != self.session.spec.task.run_id
+    }
+
+    /// Credentials that the session lists and its sidecar holds.
+    pub fn credentials_held(&self) -> Vec<&str> {
+        let granted = self.stream.as_ref().and_then(|stream| stream.granted.as_ref());
+        let names = granted
+            .filter(|granted| granted.acknowledged)
+            .map_or(&[][..], |granted| &granted.names);
+        let listed = self
+            .session
+            .spec
+            .credentials
+            .iter()
+            .map(|credential| credential.name.as_str());
+        listed.filter(|name| names.iter().any(|held| held == name)).collect()
+    }
+
+    /// Credentials that the session waits for.
+    pub fn credentials_missing(&self) -> Vec<&str> {
+        let held = self.credentials_held();
+        let required = self
+            .session
+            .spec
+            .credentials
+            .iter()
+            .filter(|credential| credential.required != Some(false));
+        required
+            .map(|credential| credential.name.as_str())
+            .filter(|name| !held.contains(name))
+            .collect()
+    }
+
+    /// Whether the harness may begin: what the session and its pool may reach is in place.
+    pub fn may_begin(&self) -> bool {
+        let open = self.pool.as_ref().is_some_and(|pool| pool.opens_hosts);
+        let granted = self.stream.as_ref().and_then(|stream| stream.granted.as_ref());
+        let waits = open || !self.session.spec.credentials.is_empty();
+        !waits || (granted.is_some_and(|granted| granted.acknowledged) && self.credentials_missing().is_empty())
     }
 
     /// The value of Flux's annotation that asks for a reconcile.

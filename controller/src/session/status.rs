@@ -19,7 +19,16 @@ pub fn status(snapshot: &Snapshot, state: &State) -> Option<AgentSessionStatus> 
         return None;
     }
     let mut new = next(snapshot, state, run_of(snapshot, &old, state));
-    let wanted = conditions(snapshot, state, &new);
+    let mut wanted = conditions(snapshot, state, &new);
+    if let Some(credentials) = credentials(snapshot, &old) {
+        wanted.retain(|condition| condition.type_ != ConditionType::CredentialsReady);
+        wanted.push(credentials);
+        let (held, listed) = (
+            snapshot.credentials_held().len(),
+            snapshot.session.spec.credentials.len(),
+        );
+        new.credentials_summary = Some(format!("{held}/{listed}"));
+    }
     let generation = snapshot.session.metadata.generation.unwrap_or(0);
     new.observed_generation = generation;
     new.conditions = condition::merge(&old.conditions, &wanted, generation, &time(snapshot.now));
@@ -31,6 +40,28 @@ pub fn status(snapshot: &Snapshot, state: &State) -> Option<AgentSessionStatus> 
         .and_then(SourceStatus::from_annotations);
     new.last_handled_reconcile_at = snapshot.requested_at();
     (new != old).then_some(new)
+}
+
+/// Whether the session's credentials are granted; `None` while nothing can be said: it lists none, has no pod, or is over.
+fn credentials(snapshot: &Snapshot, old: &AgentSessionStatus) -> Option<Wanted> {
+    let granted = snapshot.stream.as_ref()?.granted.as_ref();
+    if snapshot.session.spec.credentials.is_empty()
+        || has_ended(old)
+        || granted.is_none_or(|granted| !granted.acknowledged)
+    {
+        return None;
+    }
+    let missing = snapshot.credentials_missing();
+    Some(if missing.is_empty() {
+        let message = "every required credential is granted";
+        Wanted::yes(ConditionType::CredentialsReady, Reason::CredentialsGranted, message)
+    } else {
+        let message = format!(
+            "not granted: {}; see kubectl get credentialbindings",
+            missing.join(", ")
+        );
+        Wanted::no(ConditionType::CredentialsReady, Reason::CredentialsMissing, message)
+    })
 }
 
 /// Whether a session that rested is to run: resumed, or asked for another run.

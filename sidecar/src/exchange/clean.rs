@@ -1,6 +1,6 @@
 //! An answer, as the agent may see it.
 
-use http::Response;
+use http::{Response, Version};
 use http_body_util::BodyExt;
 
 use super::headers;
@@ -19,6 +19,7 @@ pub fn clean(
     sent: Sent,
 ) -> Result<Response<Body>, Refusal> {
     headers::for_agent(response.headers_mut());
+    *response.version_mut() = Version::HTTP_11; // of this leg; HTTP/2 has its own way to say so
     response.extensions_mut().clear(); // a reason phrase is text from upstream
     if let Some(ticket) = &mut ticket {
         ticket.outcome.status = response.status().as_u16();

@@ -23,6 +23,8 @@ use crate::body::{Body, Fault};
 pub struct Http1 {
     sender: http1::SendRequest<Body>,
     driver: http1::Connection<TokioIo<Leg>, Body>,
+    /// The driver has ended. Polled again it would shut the connection down, under a WebSocket that begins.
+    over: bool,
 }
 
 /// A request that got no answer.
@@ -44,6 +46,7 @@ impl Http1 {
         Ok(Self {
             sender,
             driver: connection,
+            over: false,
         })
     }
 
@@ -51,14 +54,13 @@ impl Http1 {
     pub async fn send(mut self, request: Request<Body>) -> Result<(Response<Incoming>, Self), Broken> {
         let answer = self.sender.try_send_request(request);
         let mut answer = pin!(answer);
-        let driver = &mut self.driver;
-        let mut over = false;
+        let (driver, over) = (&mut self.driver, &mut self.over);
         let answer = poll_fn(|context| {
             if let Poll::Ready(answer) = answer.as_mut().poll(context) {
                 return Poll::Ready(answer);
             }
-            if !over {
-                over = Pin::new(&mut *driver).poll(context).is_ready();
+            if !*over {
+                *over = Pin::new(&mut *driver).poll(context).is_ready();
             }
             answer.as_mut().poll(context)
         })
@@ -74,13 +76,18 @@ impl Http1 {
 
     /// Runs it to its end and gives its bytes: after an upgrade. What was read beyond the head comes first.
     pub async fn finish(mut self) -> Result<(Bytes, Leg), hyper::Error> {
-        (&mut self.driver).await?;
+        if !self.over {
+            (&mut self.driver).await?;
+        }
         let parts = self.driver.into_parts();
         Ok((parts.read_buf, parts.io.into_inner()))
     }
 
     /// Whether another request may be sent on it; looks at the socket once.
     pub fn is_free(&mut self) -> bool {
+        if self.over {
+            return false;
+        }
         let mut context = Context::from_waker(Waker::noop());
         Pin::new(&mut self.driver).poll(&mut context).is_pending() && self.sender.is_ready()
     }
@@ -105,6 +112,7 @@ impl Lent {
 
     fn drive(&mut self, context: &mut Context<'_>) {
         if let Some(connection) = &mut self.connection
+            && !connection.over
             && Pin::new(&mut connection.driver).poll(context).is_ready()
         {
             self.connection = None;

@@ -7,6 +7,7 @@
 pub mod cluster;
 pub mod forge;
 pub mod node;
+pub mod origin;
 pub mod team;
 
 pub use cluster::{Cluster, cluster};

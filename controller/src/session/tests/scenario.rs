@@ -321,8 +321,7 @@ fn to_claim() -> Vec<Scenario> {
         "retries are not implemented" => of_spec(new(), |spec| spec.task.retries = Some(2));
         "zero retries are" => of_spec(new(), |spec| spec.task.retries = Some(0));
         "a repository is not implemented" => of_spec(new(), |spec| spec.repository = Some(Repository::default()));
-        "credentials and a budget are not implemented" => of_spec(new(), |spec| {
-            spec.credentials = vec![CredentialUse { name: "TOKEN".to_owned(), required: None }];
+        "a budget is not implemented" => of_spec(new(), |spec| {
             spec.budget = Some(Budget { limit: "5".to_owned() });
         });
         "idle times are not implemented" =>
@@ -402,6 +401,12 @@ fn to_bound() -> Vec<Scenario> {
 fn to_end() -> Vec<Scenario> {
     table! {
         "a status that says started lets the harness go" => bound();
+        "a credential that isn't granted holds the harness" => listing(bound(), None, None);
+        "nor does a grant let it go before the sidecar holds it" => listing(bound(), None, Some((&["TOKEN"], false)));
+        "a granted one lets it go" => listing(bound(), None, Some((&["TOKEN"], true)));
+        "a grant of something else doesn't" => listing(bound(), None, Some((&[], true)));
+        "an optional one doesn't hold it" => listing(bound(), Some(false), Some((&[], true)));
+        "a pool that opens hosts holds it until they are open" => of_pool(bound(), |pool| pool.opens_hosts = true);
         "start is pushed once on a stream" => of_stream(bound(), |stream| stream.started = Some(1));
         "a new stream that holds the incarnation gets start again" => running_on_new_stream(Some(1));
         "a new stream that lost its memory gets the assignment again" => running_on_new_stream(None);
@@ -455,6 +460,25 @@ fn to_end() -> Vec<Scenario> {
     }
 }
 
+/// A session that lists `TOKEN`, and what its sidecar was granted.
+fn listing(snapshot: Snapshot, required: Option<bool>, granted: Option<(&[&str], bool)>) -> Snapshot {
+    let listed = of_spec(snapshot, |spec| {
+        spec.credentials = vec![CredentialUse {
+            name: "TOKEN".to_owned(),
+            required,
+        }];
+    });
+    of_stream(said(listed), |stream| {
+        stream.granted = granted.map(|(names, acknowledged)| Granted {
+            digest: [0; 32],
+            revision: 2,
+            acknowledged,
+            names: names.iter().map(|name| (*name).to_owned()).collect(),
+            prolonged: std::time::Instant::now(),
+        });
+    })
+}
+
 fn undurable(now: i64) -> Snapshot {
     let mut snapshot = finished(0);
     snapshot.run.durable = false;
@@ -484,6 +508,7 @@ fn said(mut snapshot: Snapshot) -> Snapshot {
         )),
         Some(Phase::Failed) => State::Ended(Reason::Interrupted, "lost".to_owned()),
         Some(Phase::Suspended) => State::Suspended,
+        Some(Phase::Bound) => State::Bound(Box::new(current.sandbox.clone().unwrap_or_default())),
         _ => State::Running,
     };
     if let Some(status) = super::status(&snapshot, &state) {

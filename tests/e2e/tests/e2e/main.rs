@@ -10,3 +10,4 @@ mod manifests;
 mod pool;
 mod session;
 mod source;
+mod vault;

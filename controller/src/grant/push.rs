@@ -1,0 +1,161 @@
+//! IO: one session's offer → its sidecar, when it isn't what the sidecar holds; else its lease is prolonged in time.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use berth_protocol::control::{CredentialValue, Grants, Prolong, to_sidecar::Message};
+use jiff::Timestamp;
+use kube::Client;
+
+use super::offer::{Credential, Offer};
+use super::secrets::{self, ValueError};
+use crate::context::Context;
+use crate::control::session_link::Link;
+use crate::session::snapshot::Granted;
+use crate::telemetry::chain;
+
+/// What became of a push.
+pub struct Pushed {
+    /// When the lease has to be prolonged.
+    pub again: Duration,
+    /// Values that couldn't be had, by `name/key` of the Secret.
+    pub failed: BTreeMap<String, ValueError>,
+    /// Whether what the session may use has changed.
+    pub changed: bool,
+}
+
+/// Sees to it that a sidecar holds what it is to hold.
+pub async fn push(
+    context: &Context,
+    client: &Client,
+    (pod_uid, link): (&str, &Link),
+    offer: &Offer,
+    lease: Duration,
+) -> Pushed {
+    let again = lease / RENEWALS;
+    let nothing = Pushed {
+        again,
+        failed: BTreeMap::new(),
+        changed: false,
+    };
+    let Some(facts) = context.registry.facts(pod_uid) else {
+        return nothing; // its stream pokes when it is back
+    };
+    let holds = facts.assigned == Some(link.incarnation) || facts.acknowledged == Some(link.incarnation);
+    if !holds || facts.refused.is_some() {
+        return nothing;
+    }
+    let digest = offer.digest();
+    match facts.granted {
+        Some(granted) if granted.digest == digest => {
+            let due = granted.prolonged + again;
+            let left = due.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                prolong(context, pod_uid, link, lease);
+                return nothing;
+            }
+            Pushed { again: left, ..nothing }
+        }
+        _ => grant(context, client, (pod_uid, link), (offer, digest), lease).await,
+    }
+}
+
+fn prolong(context: &Context, pod_uid: &str, link: &Link, lease: Duration) {
+    if context.check_leading().is_err() {
+        return;
+    }
+    let prolong = Prolong {
+        incarnation: unsigned(link.incarnation),
+        lease_ms: milliseconds(lease),
+    };
+    if context.registry.push(pod_uid, Message::Prolong(prolong)).is_ok() {
+        context.registry.update(pod_uid, |facts| {
+            if let Some(granted) = &mut facts.granted {
+                granted.prolonged = Instant::now();
+            }
+        });
+    }
+}
+
+async fn grant(
+    context: &Context,
+    client: &Client,
+    (pod_uid, link): (&str, &Link),
+    (offer, digest): (&Offer, [u8; 32]),
+    lease: Duration,
+) -> Pushed {
+    let mut pushed = Pushed {
+        again: lease / RENEWALS,
+        failed: BTreeMap::new(),
+        changed: false,
+    };
+    let mut values = Vec::new();
+    for credential in &offer.credentials {
+        let key = &credential.secret;
+        match secrets::value(client, &link.session.namespace, &key.name, &key.key).await {
+            Ok(secret) => values.push(value(credential, secret, context.clock.now())),
+            Err(error) => drop(pushed.failed.insert(format!("{}/{}", key.name, key.key), error)),
+        }
+    }
+    let Ok(policy) = serde_json::to_vec(&offer.policy) else {
+        return pushed; // a policy always can be written
+    };
+    let names: Vec<String> = values.iter().map(|value| value.credential.clone()).collect();
+    let grants = Grants {
+        incarnation: unsigned(link.incarnation),
+        lease_ms: milliseconds(lease),
+        policy,
+        values,
+    };
+    if context.check_leading().is_err() {
+        return pushed;
+    }
+    match context.registry.push(pod_uid, Message::Grants(grants)) {
+        Ok(revision) => {
+            pushed.changed = true;
+            context.registry.update(pod_uid, |facts| {
+                facts.granted = Some(Granted {
+                    digest,
+                    revision,
+                    acknowledged: false,
+                    names,
+                    prolonged: Instant::now(),
+                });
+            });
+        }
+        Err(error) => tracing::debug!(error = chain(&error), "grants weren't pushed"),
+    }
+    pushed
+}
+
+fn value(credential: &Credential, secret: Vec<u8>, now: Timestamp) -> CredentialValue {
+    let left = credential
+        .expires
+        .map(|expires| Duration::try_from(expires.duration_since(now)).unwrap_or_default());
+    CredentialValue {
+        credential: credential.name.clone(),
+        secret: trimmed(secret),
+        grant: credential.fingerprint.clone(),
+        // 0 would mean "no end".
+        remaining_ms: left.map_or(0, |left| milliseconds(left).max(1)),
+    }
+}
+
+/// `kubectl create secret --from-file` keeps the line end of the file.
+fn trimmed(mut secret: Vec<u8>) -> Vec<u8> {
+    while secret.last().is_some_and(|byte| matches!(byte, b'\n' | b'\r')) {
+        secret.pop();
+    }
+    secret
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn unsigned(incarnation: i64) -> u64 {
+    u64::try_from(incarnation).unwrap_or(0)
+}
+
+/// Two may get lost before a lease ends.
+const RENEWALS: u32 = 3;

@@ -1,0 +1,229 @@
+//! IO: Secrets that bindings name. Each is watched by itself and without its values, as its namespace's ServiceAccount
+//! `berth-credentials`, so that a Role with `resourceNames` suffices; values are read when they are pushed, and dropped.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use berth_crds::Reason;
+use berth_crds::label::{HOSTS, OFFERED};
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{Api, ObjectMeta, PartialObjectMeta};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Client, ResourceExt};
+use parking_lot::Mutex;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::decide::{Offered, Refused};
+use crate::watch::Name;
+use crate::work::Pokes;
+
+/// The Secrets in use.
+#[derive(Clone, Default)]
+pub struct Secrets {
+    watched: Arc<Mutex<HashMap<Name, Watched>>>,
+    /// Keys that couldn't be read of a version, by namespace and `name/key`.
+    broken: Arc<Mutex<HashMap<(String, String), (String, String)>>>,
+}
+
+struct Watched {
+    state: Arc<Mutex<Option<Result<Offered, Refused>>>>,
+    _task: AbortOnDropHandle<()>,
+}
+
+/// A value that can't be had.
+#[derive(Debug, thiserror::Error)]
+pub enum ValueError {
+    /// The Secret couldn't be read.
+    #[error("failed to read Secret {name}")]
+    Read {
+        /// Which.
+        name: String,
+        /// Why.
+        source: Box<kube::Error>,
+    },
+    /// It can't be used as a credential.
+    #[error("Secret {name} {why}")]
+    Unusable {
+        /// Which.
+        name: String,
+        /// Why.
+        why: String,
+    },
+}
+
+impl Secrets {
+    /// Watches these Secrets of a namespace and no others of it. Changes poke `queue`.
+    pub fn watch(&self, namespace: &str, names: &BTreeSet<String>, client: &Client, queue: &Pokes<String>) {
+        let mut watched = self.watched.lock();
+        watched.retain(|name, _| name.namespace != namespace || names.contains(&name.name));
+        for name in names {
+            let key = Name {
+                namespace: namespace.to_owned(),
+                name: name.clone(),
+            };
+            watched
+                .entry(key)
+                .or_insert_with_key(|key| begin(key, client.clone(), queue.clone()));
+        }
+    }
+
+    /// What is known of a key of a Secret; `None` before its watch has said anything.
+    pub fn state(&self, name: &Name, key: &str) -> Option<Result<Offered, Refused>> {
+        let state = self.watched.lock().get(name)?.state.lock().clone()?;
+        let Ok(offered) = &state else { return Some(state) };
+        let at = (name.namespace.clone(), format!("{}/{key}", name.name));
+        let broken = self.broken.lock();
+        Some(
+            match broken.get(&at).filter(|(version, _)| *version == offered.version) {
+                Some((_, message)) => Err(Refused {
+                    reason: Reason::SecretNotFound,
+                    message: message.clone(),
+                }),
+                None => state,
+            },
+        )
+    }
+
+    /// A value couldn't be had; it is tried again when the Secret changes.
+    pub fn broken(&self, namespace: &str, at: &str, message: String) {
+        let name = at.split_once('/').map_or(at, |(name, _)| name);
+        let watched = Name {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        };
+        let state = self
+            .watched
+            .lock()
+            .get(&watched)
+            .and_then(|watched| watched.state.lock().clone());
+        if let Some(Ok(offered)) = state {
+            let at = (namespace.to_owned(), at.to_owned());
+            self.broken.lock().insert(at, (offered.version, message));
+        }
+    }
+
+    /// Nothing of the namespace is in use any more.
+    pub fn forget(&self, namespace: &str) {
+        self.watched.lock().retain(|name, _| name.namespace != namespace);
+        self.broken.lock().retain(|(of, _), _| of != namespace);
+    }
+}
+
+fn begin(name: &Name, client: Client, queue: Pokes<String>) -> Watched {
+    let state = Arc::new(Mutex::new(None));
+    let (told, name) = (Arc::clone(&state), name.clone());
+    let task = tokio::spawn(async move {
+        let api: Api<PartialObjectMeta<Secret>> = Api::namespaced(client, &name.namespace);
+        let only = watcher::Config::default().fields(&format!("metadata.name={}", name.name));
+        let mut events = Box::pin(watcher(api, only).default_backoff());
+        while let Some(event) = events.next().await {
+            let new = match event {
+                Ok(watcher::Event::Apply(secret) | watcher::Event::InitApply(secret)) => Some(offered(&secret)),
+                Ok(watcher::Event::Delete(_)) => Some(Err(missing(&name.name))),
+                Ok(watcher::Event::Init) => None,
+                Ok(watcher::Event::InitDone) if told.lock().is_none() => Some(Err(missing(&name.name))),
+                Ok(watcher::Event::InitDone) => None,
+                Err(error) => unreadable(&name, &error),
+            };
+            if let Some(new) = new {
+                *told.lock() = Some(new);
+                queue.poke(name.namespace.clone());
+            }
+        }
+    });
+    Watched {
+        state,
+        _task: AbortOnDropHandle::new(task),
+    }
+}
+
+fn missing(name: &str) -> Refused {
+    Refused {
+        reason: Reason::SecretNotFound,
+        message: format!("Secret {name} doesn't exist"),
+    }
+}
+
+/// A watch that was refused is an answer; one that broke isn't, and what was known stays.
+fn unreadable(name: &Name, error: &watcher::Error) -> Option<Result<Offered, Refused>> {
+    let refused = matches!(
+        error,
+        watcher::Error::InitialListFailed(kube::Error::Api(status)) | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+            if status.code == 403
+    );
+    tracing::debug!(secret.namespace = name.namespace, secret.name = name.name, %error, "a Secret's watch broke");
+    refused.then(|| {
+        Err(Refused {
+            reason: Reason::SecretNotFound,
+            message: format!(
+                "ServiceAccount berth-credentials may not get, list and watch Secret {}: add it to its Role's resourceNames",
+                name.name
+            ),
+        })
+    })
+}
+
+/// Only what its owner offers (DESIGN §9).
+fn offered(secret: &PartialObjectMeta<Secret>) -> Result<Offered, Refused> {
+    let name = secret.name_any();
+    let not_offered = |message: String| Refused {
+        reason: Reason::SecretNotOffered,
+        message,
+    };
+    if secret.labels().get(OFFERED).is_none_or(|value| value != "true") {
+        return Err(not_offered(format!(
+            "Secret {name} isn't offered: its owner sets the label {OFFERED}: \"true\""
+        )));
+    }
+    let hosts = secret
+        .annotations()
+        .get(HOSTS)
+        .map(|hosts| hosts.split(',').map(|host| host.trim().to_owned()));
+    let hosts: Vec<String> = hosts.into_iter().flatten().filter(|host| !host.is_empty()).collect();
+    if hosts.is_empty() {
+        return Err(not_offered(format!(
+            "Secret {name} names no hosts: its owner sets the annotation {HOSTS}: api.example.com"
+        )));
+    }
+    Ok(Offered {
+        hosts,
+        version: version(&secret.metadata),
+    })
+}
+
+fn version(metadata: &ObjectMeta) -> String {
+    let uid = metadata.uid.as_deref().unwrap_or_default();
+    let version = metadata.resource_version.as_deref().unwrap_or_default();
+    format!("{uid}/{version}")
+}
+
+/// Reads one value, to be pushed and dropped.
+pub async fn value(client: &Client, namespace: &str, name: &str, key: &str) -> Result<Vec<u8>, ValueError> {
+    let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let secret = api.get(name).await.map_err(|source| ValueError::Read {
+        name: name.to_owned(),
+        source: Box::new(source),
+    })?;
+    let unusable = |why: String| ValueError::Unusable {
+        name: name.to_owned(),
+        why,
+    };
+    let kind = secret.type_.as_deref().unwrap_or("Opaque");
+    if NEVER.iter().any(|never| kind.starts_with(never)) {
+        return Err(unusable(format!(
+            "is of type {kind}, which is never a session's credential"
+        )));
+    }
+    let value = secret.data.and_then(|mut data| data.remove(key));
+    value
+        .map(|value| value.0)
+        .ok_or_else(|| unusable(format!("has no key {key}")))
+}
+
+/// DESIGN §9.
+const NEVER: [&str; 3] = [
+    "kubernetes.io/service-account-token",
+    "bootstrap.kubernetes.io/token",
+    "helm.sh/release",
+];

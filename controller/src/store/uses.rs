@@ -1,0 +1,237 @@
+//! Table `credential_use`: what credentials were used for, exactly once by (pod, number). Rows come from sidecars'
+//! spools, which keep them until they are told that a row is committed.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use berth_protocol::control::{ToSidecar, Trail, TrailAck, to_sidecar::Message};
+use parking_lot::Mutex;
+use serde_json::Value;
+use sqlx::{Acquire, PgConnection, PgPool};
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use super::session::clean;
+use super::{StoreError, migrate_if_behind};
+use crate::control::session_link::Link;
+use crate::telemetry::chain;
+
+/// Takes records in. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct UseWriter {
+    waiting: Arc<Mutex<VecDeque<Waiting>>>,
+    wake: Arc<Notify>,
+    epoch: u64,
+}
+
+/// A record, and who waits for it to be committed.
+struct Waiting {
+    namespace: String,
+    session: String,
+    session_uid: String,
+    incarnation: i64,
+    pod_uid: String,
+    position: u64,
+    record: Value,
+    answer: mpsc::Sender<ToSidecar>,
+}
+
+impl UseWriter {
+    /// For a leader of this epoch.
+    pub fn new(epoch: u64) -> Self {
+        Self {
+            epoch,
+            ..Self::default()
+        }
+    }
+
+    /// A record of a pod that was proven to serve this session. One that there is no room for stays with its sidecar,
+    /// which sends it again on its next stream.
+    pub fn put(&self, link: &Link, pod_uid: &str, trail: Trail, answer: &mpsc::Sender<ToSidecar>) {
+        let Ok(record) = serde_json::from_slice(&trail.record) else {
+            tracing::warn!(pod.uid = pod_uid, "a record of the audit trail can't be read");
+            return;
+        };
+        let mut waiting = self.waiting.lock();
+        if waiting.len() >= WAITING_MAX {
+            return;
+        }
+        waiting.push_back(Waiting {
+            namespace: link.session.namespace.clone(),
+            session: link.session.name.clone(),
+            session_uid: link.session_uid.clone(),
+            incarnation: link.incarnation,
+            pod_uid: pod_uid.to_owned(),
+            position: trail.position,
+            record,
+            answer: answer.clone(),
+        });
+        drop(waiting);
+        self.wake.notify_one();
+    }
+
+    /// Writes until cancelled.
+    pub async fn run(self, pool: PgPool, cancel: CancellationToken) {
+        let mut batch: Vec<Waiting> = Vec::new();
+        loop {
+            if batch.is_empty() {
+                let mut waiting = self.waiting.lock();
+                let count = waiting.len().min(BATCH_MAX);
+                batch.extend(waiting.drain(..count));
+            }
+            if batch.is_empty() {
+                tokio::select! {
+                    () = cancel.cancelled() => return,
+                    () = self.wake.notified() => {}
+                }
+                continue;
+            }
+            match write(&pool, &batch).await {
+                Ok(()) => batch.drain(..).for_each(|stored| self.answer(&stored)),
+                Err(error) => {
+                    tracing::warn!(error = chain(&error), "uses of credentials aren't stored yet");
+                    tokio::select! {
+                        () = cancel.cancelled() => return,
+                        () = tokio::time::sleep(RETRY) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    fn answer(&self, stored: &Waiting) {
+        let ack = TrailAck {
+            incarnation: u64::try_from(stored.incarnation).unwrap_or(0),
+            position: stored.position,
+        };
+        let message = ToSidecar {
+            epoch: self.epoch,
+            revision: 0,
+            message: Some(Message::TrailAck(ack)),
+        };
+        drop(stored.answer.try_send(message)); // they are cumulative: the next one says it too
+    }
+}
+
+async fn write(pool: &PgPool, batch: &[Waiting]) -> Result<(), StoreError> {
+    migrate_if_behind(pool).await?;
+    let mut connection = pool.acquire().await.map_err(StoreError::Connect)?;
+    let mut transaction = connection.begin().await.map_err(StoreError::Connect)?;
+    for waiting in batch {
+        put(&mut transaction, waiting)
+            .await
+            .map_err(|error| StoreError::Write("credential_use", error))?;
+    }
+    transaction.commit().await.map_err(StoreError::Connect)
+}
+
+async fn put(connection: &mut PgConnection, waiting: &Waiting) -> Result<(), sqlx::Error> {
+    let record = &waiting.record;
+    if let Some(used) = record.get("use") {
+        begin(connection, waiting, used).await
+    } else if let Some(outcome) = record.get("outcome") {
+        complete(connection, waiting, outcome).await
+    } else if let Some(denied) = record.get("denied") {
+        deny(connection, waiting, denied).await
+    } else {
+        Ok(()) // of a later release's sidecar
+    }
+}
+
+async fn begin(connection: &mut PgConnection, waiting: &Waiting, used: &Value) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        r"
+        insert into credential_use
+            (pod_uid, number, session_uid, incarnation, namespace, session, at, verdict,
+             credentials, routes, grants, method, authority, path)
+        values ($1, $2, $3, $4, $5, $6, to_timestamp($7::float8 / 1000), 'allowed', $8, $9, $10, $11, $12, $13)
+        on conflict (pod_uid, number) do nothing
+        ",
+    )
+    .bind(&waiting.pod_uid)
+    .bind(integer(used, "number"))
+    .bind(&waiting.session_uid)
+    .bind(waiting.incarnation)
+    .bind(&waiting.namespace)
+    .bind(&waiting.session)
+    .bind(integer(used, "at"))
+    .bind(texts(used, "credentials"))
+    .bind(texts(used, "routes"))
+    .bind(texts(used, "grants"))
+    .bind(text(used, "method"))
+    .bind(text(used, "authority"))
+    .bind(text(used, "path"))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn complete(connection: &mut PgConnection, waiting: &Waiting, outcome: &Value) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        r"
+        update credential_use
+        set status = $3, sent = $4, received = $5, milliseconds = $6, redactions = $7, ended = $8
+        where pod_uid = $1 and number = $2
+        ",
+    )
+    .bind(&waiting.pod_uid)
+    .bind(integer(outcome, "number"))
+    .bind(i32::try_from(integer(outcome, "status")).unwrap_or(0))
+    .bind(integer(outcome, "sent"))
+    .bind(integer(outcome, "received"))
+    .bind(integer(outcome, "milliseconds"))
+    .bind(integer(outcome, "redactions"))
+    .bind(text(outcome, "ended"))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Aggregated by the sidecar; the number is the record's position, below 0 so that it meets no use's.
+async fn deny(connection: &mut PgConnection, waiting: &Waiting, denied: &Value) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        r"
+        insert into credential_use
+            (pod_uid, number, session_uid, incarnation, namespace, session, at, verdict, authority, reason, denials)
+        values ($1, $2, $3, $4, $5, $6, to_timestamp($7::float8 / 1000), 'denied', $8, $9, $10)
+        on conflict (pod_uid, number) do nothing
+        ",
+    )
+    .bind(&waiting.pod_uid)
+    .bind(-integer(denied, "at"))
+    .bind(&waiting.session_uid)
+    .bind(waiting.incarnation)
+    .bind(&waiting.namespace)
+    .bind(&waiting.session)
+    .bind(integer(denied, "at"))
+    .bind(text(denied, "authority"))
+    .bind(text(denied, "reason"))
+    .bind(integer(denied, "count"))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+fn integer(value: &Value, field: &str) -> i64 {
+    value.get(field).and_then(Value::as_i64).unwrap_or(0)
+}
+
+/// The agent chose it: bounded, and without what Postgres can't hold.
+fn text(value: &Value, field: &str) -> String {
+    let text = value.get(field).and_then(Value::as_str).unwrap_or_default();
+    clean(&text.chars().take(TEXT_MAX).collect::<String>())
+}
+
+fn texts(value: &Value, field: &str) -> Vec<String> {
+    let all = value.get(field).and_then(Value::as_array).into_iter().flatten();
+    all.filter_map(Value::as_str).map(clean).collect()
+}
+
+/// Of one leader, over all its sessions; a record has about 300 bytes.
+const WAITING_MAX: usize = 20_000;
+/// One transaction.
+const BATCH_MAX: usize = 500;
+const RETRY: Duration = Duration::from_secs(1);
+/// A path may have 16 KiB; a reviewer needs its beginning.
+const TEXT_MAX: usize = 2048;

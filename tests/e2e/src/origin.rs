@@ -1,0 +1,151 @@
+//! A host outside of a team's pods that its agents want to use: TLS by an authority of its own on the node, behind a
+//! Service, so that pods find it by name as they find any other.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context as _, Result};
+use berth_gallery::origin::{Authority, Origin, echo};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use kube::api::{Api, DeleteParams, DynamicObject, PostParams};
+use kube::core::GroupVersionKind;
+use kube::discovery::ApiResource;
+use serde_json::json;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+use crate::Team;
+
+/// The host; it answers every request with the request itself, the worst that an allowed host may do.
+pub struct Outside {
+    /// Its name, as agents write it.
+    pub host: String,
+    /// What it got.
+    pub origin: Origin,
+    _relay: JoinSet<()>,
+}
+
+impl Outside {
+    /// Makes the host known in the team's namespace, and its certificate's authority to a pool that names ConfigMap
+    /// `upstream-ca`.
+    pub async fn create(team: &Team) -> Result<Self> {
+        let host = format!("outside.{}.svc.cluster.local", team.namespace);
+        let authority = Authority::new()?;
+        let origin = Origin::http1(&authority, &[&host], echo()).await?;
+        let (relay, address) = relay(team, origin.address).await?;
+        let ca = json!({ "metadata": { "name": "upstream-ca" }, "data": { "ca.crt": authority.pem } });
+        team.create_typed::<ConfigMap>(&ca).await?;
+        let ports = json!([{ "name": "https", "port": 443, "targetPort": address.port() }]);
+        let service = json!({ "metadata": { "name": "outside" }, "spec": { "ports": ports } });
+        team.create_typed::<Service>(&service).await?;
+        let slice = json!({
+            "metadata": { "name": "outside", "labels": { "kubernetes.io/service-name": "outside" } },
+            "addressType": "IPv4",
+            "endpoints": [{ "addresses": [address.ip().to_string()], "conditions": { "ready": true } }],
+            "ports": [{ "name": "https", "port": address.port(), "protocol": "TCP" }],
+        });
+        team.create_typed::<EndpointSlice>(&slice).await?;
+        Ok(Self {
+            host,
+            origin,
+            _relay: relay,
+        })
+    }
+}
+
+/// From the node's address that pods reach, which is the forge's, to loopback.
+async fn relay(team: &Team, to: SocketAddr) -> Result<(JoinSet<()>, SocketAddr)> {
+    let forge = team
+        .cluster
+        .forge
+        .split("://")
+        .nth(1)
+        .and_then(|rest| rest.split(':').next());
+    let listener = TcpListener::bind((forge.context("the forge's URL has no host")?, 0)).await?;
+    let address = listener.local_addr()?;
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let mut running = JoinSet::new();
+        while let Ok((mut from, _)) = listener.accept().await {
+            running.spawn(async move {
+                if let Ok(mut to) = TcpStream::connect(to).await {
+                    // Either side may break off at any time.
+                    drop(tokio::io::copy_bidirectional(&mut from, &mut to).await);
+                }
+            });
+        }
+    });
+    Ok((tasks, address))
+}
+
+impl Team {
+    /// Makes a Secret with key `token`, offered to `hosts`, and lets `berth-credentials` read it by its name alone.
+    pub async fn offer(&self, name: &str, token: &str, hosts: &str) -> Result<()> {
+        let metadata = json!({
+            "name": name, "labels": { "berth.dev/credential": "true" }, "annotations": { "berth.dev/hosts": hosts },
+        });
+        self.create_typed::<Secret>(&json!({ "metadata": metadata, "stringData": { "token": token } }))
+            .await?;
+        let account = json!({ "metadata": { "name": "berth-credentials" } });
+        self.create_typed::<ServiceAccount>(&account).await?;
+        let rules = json!([{ "apiGroups": [""], "resources": ["secrets"], "resourceNames": [name], "verbs": ["get", "list", "watch"] }]);
+        self.create_typed::<Role>(&json!({ "metadata": { "name": "berth-credentials" }, "rules": rules }))
+            .await?;
+        let subject = json!({ "kind": "ServiceAccount", "name": "berth-credentials", "namespace": self.namespace });
+        let role = json!({ "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "berth-credentials" });
+        let binding = json!({ "metadata": { "name": "berth-credentials" }, "roleRef": role, "subjects": [subject] });
+        self.create_typed::<RoleBinding>(&binding).await
+    }
+
+    /// Makes an object of a kind of Kubernetes' own.
+    pub async fn create_typed<K>(&self, object: &serde_json::Value) -> Result<()>
+    where
+        K: kube::Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
+            + Clone
+            + std::fmt::Debug
+            + serde::de::DeserializeOwned
+            + serde::Serialize,
+    {
+        let object: K = serde_json::from_value(object.clone())?;
+        self.api::<K>()
+            .create(&PostParams::default(), &object)
+            .await
+            .map(drop)?;
+        Ok(())
+    }
+
+    /// Makes a GrantPolicy of the namespace's name that speaks of it alone.
+    pub async fn policy(&self, spec: serde_json::Value) -> Result<()> {
+        let mut spec = spec;
+        if let Some(fields) = spec.as_object_mut() {
+            fields.insert("match".to_owned(), json!({ "namespaces": [self.namespace] }));
+        }
+        let policy = json!({
+            "apiVersion": "berth.dev/v1alpha1", "kind": "GrantPolicy", "metadata": { "name": self.namespace }, "spec": spec,
+        });
+        let policy: DynamicObject = serde_json::from_value(policy)?;
+        self.policies()
+            .create(&PostParams::default(), &policy)
+            .await
+            .map(drop)?;
+        Ok(())
+    }
+
+    /// Deletes it.
+    pub async fn end_policy(&self) -> Result<()> {
+        self.policies()
+            .delete(&self.namespace, &DeleteParams::default())
+            .await
+            .map(drop)?;
+        Ok(())
+    }
+
+    fn policies(&self) -> Api<DynamicObject> {
+        let resource = ApiResource::from_gvk_with_plural(
+            &GroupVersionKind::gvk("berth.dev", "v1alpha1", "GrantPolicy"),
+            "grantpolicies",
+        );
+        Api::all_with(self.cluster.client.clone(), &resource)
+    }
+}
