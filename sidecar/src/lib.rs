@@ -9,6 +9,7 @@
 pub mod cli;
 pub mod clock;
 pub mod files;
+pub mod harden;
 pub mod run;
 pub mod standalone;
 

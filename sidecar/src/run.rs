@@ -23,6 +23,7 @@ use crate::control::token;
 use crate::control::vault_link::VaultLink;
 use crate::handoff::socket::{self, SocketError};
 use crate::handoff::trust;
+use crate::harden::harden;
 use crate::listen::{self, Entrance, ListenError};
 use crate::proxy::Proxy;
 use crate::tunnel::ca::{Ca, CaError};
@@ -76,6 +77,7 @@ pub enum RunError {
 
 /// Runs until SIGTERM.
 pub fn start(options: Options) -> Result<(), RunError> {
+    harden().map_err(RunError::Start)?;
     let runtime = runtime()?;
     let ended = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Start)?;

@@ -22,6 +22,7 @@ use crate::audit::Audit;
 use crate::audit::sink::Sink;
 use crate::cli::{Explained, Standalone};
 use crate::files::Changes;
+use crate::harden::harden;
 use crate::proxy::Proxy;
 use crate::run::{self, RunError, Serving};
 use crate::vault::{Offer, Value};
@@ -69,6 +70,7 @@ pub enum PolicyError {
 
 /// Serves until SIGTERM or Ctrl-C.
 pub fn serve(options: Standalone) -> Result<(), PolicyError> {
+    harden().map_err(|error| Box::new(RunError::Start(error)))?;
     let runtime = run::runtime().map_err(Box::new)?;
     runtime.block_on(async {
         let failed = |error| Box::new(RunError::Start(error));

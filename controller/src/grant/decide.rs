@@ -413,3 +413,6 @@ fn next(bindings: &[&Arc<CredentialBinding>], now: Timestamp) -> Option<Timestam
         .flat_map(|binding| [&binding.spec.not_before, &binding.spec.expires_at]);
     times.flatten().map(|time| time.0).filter(|time| *time > now).min()
 }
+
+#[cfg(test)]
+mod tests;
