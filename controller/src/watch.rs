@@ -238,8 +238,9 @@ impl Caches {
 
     fn on_policy(&self, event: &Change<'_, GrantPolicy>, queues: &Queues) {
         queues.policies.poke(Name::of(event.object()));
-        let bindings = self.bindings.state();
-        bindings.iter().for_each(|binding| poke_grants_of(&**binding, queues));
+        for binding in self.bindings.state() {
+            poke_grants_of(&*binding, queues);
+        }
     }
 
     fn on_session(_: &Self, event: &Change<'_, AgentSession>, queues: &Queues) {

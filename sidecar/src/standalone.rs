@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use berth_egress::authority::Authority;
 use berth_egress::decide::Request;
-use berth_egress::{legacy, lint};
 use berth_egress::path::Target;
 use berth_egress::policy::{Credential, Policy, Source};
 use berth_egress::rules::Rules;
+use berth_egress::{legacy, lint};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
@@ -144,7 +144,7 @@ pub fn adopt(proxy: &Proxy, offer: Offer) {
 
 /// Reads a policy and the values that it names.
 pub fn load(path: &Path) -> Result<Offer, PolicyError> {
-    offer(read(path)?, path.parent().unwrap_or(Path::new(".")))
+    offer(read(path)?, path.parent().unwrap_or_else(|| Path::new(".")))
 }
 
 fn offer(policy: Policy, base: &Path) -> Result<Offer, PolicyError> {
@@ -209,8 +209,7 @@ fn value(credential: &Credential, base: &Path) -> Result<SecretString, PolicyErr
             let text = text.map_err(|error| missing(format!("{}: {error}", path.display())))?;
             let text = text
                 .strip_suffix('\n')
-                .map(|text| text.strip_suffix('\r').unwrap_or(text))
-                .unwrap_or(&text);
+                .map_or(text.as_str(), |text| text.strip_suffix('\r').unwrap_or(text));
             Ok(SecretString::from(text))
         }
         Some(Source::Env(name)) => environment(name)
@@ -241,7 +240,11 @@ fn from_environment() -> Result<Offer, PolicyError> {
     let stub = |key: &str| {
         // The same key has the same stub after a restart; the stub is worth nothing outside of this machine.
         let digest = Sha256::digest(["berth legacy", key].join("\0"));
-        format!("stub_{}_{}", key.to_ascii_lowercase(), hex::encode(digest.get(..16).unwrap_or_default()))
+        format!(
+            "stub_{}_{}",
+            key.to_ascii_lowercase(),
+            hex::encode(digest.get(..16).unwrap_or_default())
+        )
     };
     let policy = legacy::policy(&variables, stub).map_err(|error| PolicyError::Legacy(error.to_string()))?;
     offer(policy, Path::new("."))

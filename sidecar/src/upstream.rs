@@ -147,16 +147,15 @@ impl Upstream {
 
     /// Sends a request over the HTTP/2 connection of its key.
     pub async fn send_http2(&self, key: &Key, request: Request<Body>) -> Result<Response<Body>, SendError> {
-        let mut sender = match self.pool.shared(key) {
-            Some(sender) => sender,
-            None => {
-                let Dialed { leg, alpn } = self.dialer.dial(&key.target).await?;
-                if alpn != Alpn::Http2 {
-                    self.spoken.remove(&key.target.authority);
-                    return Err(SendError::Http1Only(key.target.authority.clone()));
-                }
-                self.begin_http2(key, leg).await.map_err(SendError::Begin)?
+        let mut sender = if let Some(sender) = self.pool.shared(key) {
+            sender
+        } else {
+            let Dialed { leg, alpn } = self.dialer.dial(&key.target).await?;
+            if alpn != Alpn::Http2 {
+                self.spoken.remove(&key.target.authority);
+                return Err(SendError::Http1Only(key.target.authority.clone()));
             }
+            self.begin_http2(key, leg).await.map_err(SendError::Begin)?
         };
         sender.ready().await.map_err(SendError::Broken)?;
         let response = sender.send_request(request).await.map_err(SendError::Broken)?;

@@ -244,7 +244,7 @@ impl AttachedStream {
             }
             from_sidecar::Message::Event(event) => self.event(event).await,
             from_sidecar::Message::Trail(trail) => {
-                self.trail(trail);
+                self.trail(&trail);
                 Ok(())
             }
             from_sidecar::Message::Hello(_) | from_sidecar::Message::KeyProof(_) => Err("a second handshake"),
@@ -306,7 +306,7 @@ impl AttachedStream {
     }
 
     /// A row of the audit trail goes to the record.
-    fn trail(&self, trail: Trail) {
+    fn trail(&self, trail: &Trail) {
         let Some(link) = self.context.sessions_on_pods.get(&self.pod.uid) else {
             return;
         };

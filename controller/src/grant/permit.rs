@@ -256,9 +256,7 @@ fn paths_meet(one: &str, other: &str) -> bool {
     let (mut left, mut right) = (one.split('/'), other.split('/'));
     loop {
         match (left.next(), right.next()) {
-            (None, None) => return true,
-            (Some("**"), _) | (_, Some("**")) => return true,
-            (None, Some(_)) | (Some(_), None) => return false,
+            (None, None) | (Some("**"), _) | (_, Some("**")) => return true,
             (Some(left), Some(right)) if left == "*" || right == "*" || left == right => {}
             _ => return false,
         }

@@ -180,7 +180,7 @@ async fn push_one(
     for (key, error) in pushed.failed {
         context
             .secrets
-            .broken(&bound.link.session.namespace, &key, chain(&error).to_string());
+            .broken(&bound.link.session.namespace, &key, chain(&error));
         context.queues.grants.poke(bound.link.session.namespace.clone());
     }
     if pushed.changed {
@@ -256,7 +256,7 @@ async fn write_status(
 }
 
 /// DESIGN §7: 60 s, from 10 s to 15 min by policy.
-const LEASE: Duration = Duration::from_secs(60);
+const LEASE: Duration = Duration::from_mins(1);
 const LEASE_MIN: Duration = Duration::from_secs(10);
 const LEASE_MAX: Duration = Duration::from_mins(15);
 /// Somebody else wrote the object; the watch brings it within this time.

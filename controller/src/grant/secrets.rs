@@ -23,7 +23,14 @@ use crate::work::Pokes;
 pub struct Secrets {
     watched: Arc<Mutex<HashMap<Name, Watched>>>,
     /// Keys that couldn't be read of a version, by namespace and `name/key`.
-    broken: Arc<Mutex<HashMap<(String, String), (String, String)>>>,
+    broken: Arc<Mutex<HashMap<(String, String), Broken>>>,
+}
+
+/// A value that couldn't be had.
+struct Broken {
+    /// Of the Secret then.
+    version: String,
+    message: String,
 }
 
 struct Watched {
@@ -75,10 +82,10 @@ impl Secrets {
         let at = (name.namespace.clone(), format!("{}/{key}", name.name));
         let broken = self.broken.lock();
         Some(
-            match broken.get(&at).filter(|(version, _)| *version == offered.version) {
-                Some((_, message)) => Err(Refused {
+            match broken.get(&at).filter(|broken| broken.version == offered.version) {
+                Some(broken) => Err(Refused {
                     reason: Reason::SecretNotFound,
-                    message: message.clone(),
+                    message: broken.message.clone(),
                 }),
                 None => state,
             },
@@ -99,7 +106,11 @@ impl Secrets {
             .and_then(|watched| watched.state.lock().clone());
         if let Some(Ok(offered)) = state {
             let at = (namespace.to_owned(), at.to_owned());
-            self.broken.lock().insert(at, (offered.version, message));
+            let broken = Broken {
+                version: offered.version,
+                message,
+            };
+            self.broken.lock().insert(at, broken);
         }
     }
 
@@ -117,13 +128,20 @@ fn begin(name: &Name, client: Client, queue: Pokes<String>) -> Watched {
         let api: Api<PartialObjectMeta<Secret>> = Api::namespaced(client, &name.namespace);
         let only = watcher::Config::default().fields(&format!("metadata.name={}", name.name));
         let mut events = Box::pin(watcher(api, only).default_backoff());
+        let mut listed = false;
         while let Some(event) = events.next().await {
             let new = match event {
-                Ok(watcher::Event::Apply(secret) | watcher::Event::InitApply(secret)) => Some(offered(&secret)),
+                Ok(watcher::Event::Init) => {
+                    listed = false;
+                    None
+                }
+                Ok(watcher::Event::Apply(secret) | watcher::Event::InitApply(secret)) => {
+                    listed = true;
+                    Some(offered(&secret))
+                }
                 Ok(watcher::Event::Delete(_)) => Some(Err(missing(&name.name))),
-                Ok(watcher::Event::Init) => None,
-                Ok(watcher::Event::InitDone) if told.lock().is_none() => Some(Err(missing(&name.name))),
-                Ok(watcher::Event::InitDone) => None,
+                // It may have gone while the watch was interrupted.
+                Ok(watcher::Event::InitDone) => (!listed).then(|| Err(missing(&name.name))),
                 Err(error) => unreadable(&name, &error),
             };
             if let Some(new) = new {

@@ -48,7 +48,7 @@ impl UseWriter {
 
     /// A record of a pod that was proven to serve this session. One that there is no room for stays with its sidecar,
     /// which sends it again on its next stream.
-    pub fn put(&self, link: &Link, pod_uid: &str, trail: Trail, answer: &mpsc::Sender<ToSidecar>) {
+    pub fn put(&self, link: &Link, pod_uid: &str, trail: &Trail, answer: &mpsc::Sender<ToSidecar>) {
         let Ok(record) = serde_json::from_slice(&trail.record) else {
             tracing::warn!(pod.uid = pod_uid, "a record of the audit trail can't be read");
             return;

@@ -28,10 +28,10 @@ pub fn gate(asked: bool, body: Body) -> (Opener, Body) {
     if !asked || body.is_end_stream() {
         return (None, body);
     }
-    let (opener, opened) = oneshot::channel();
+    let (opener, open) = oneshot::channel();
     let gated = Gated {
         body,
-        gate: Some((opened, Box::pin(sleep(PATIENCE)))),
+        gate: Some((open, Box::pin(sleep(PATIENCE)))),
     };
     (Some(opener), gated.boxed_unsync())
 }

@@ -83,13 +83,13 @@ async fn answer(
     };
     let mut frames = Frames::new(patterns);
     let mut read = BytesMut::new();
-    agent.write_all(&frames.push(first)?).await?;
+    agent.write_all(&frames.push(&first)?).await?;
     loop {
         read.reserve(READ);
         if upstream.read_buf(&mut read).await? == 0 {
             return Ok(agent.shutdown().await?);
         }
-        let clean: Bytes = frames.push(read.split().freeze())?;
+        let clean: Bytes = frames.push(&read.split())?;
         agent.write_all(&clean).await?;
     }
 }

@@ -106,7 +106,7 @@ fn not_covered(proxy: &Proxy, authority: &Authority, method: &str) -> Refusal {
 /// The default port of `http`.
 const HTTP: u16 = 80;
 /// Also how long a connection may be idle; clients open another.
-pub(super) const HEAD_TIME: Duration = Duration::from_secs(60);
+pub(super) const HEAD_TIME: Duration = Duration::from_mins(1);
 /// Head of a request; larger ones are answered with 431.
 pub(super) const HEAD_MAX: usize = 64 << 10;
 

@@ -19,9 +19,8 @@ use crate::proxy::Proxy;
 /// Answers one connection until it ends.
 pub async fn serve(proxy: Arc<Proxy>, mut stream: TcpStream) {
     let mut read = BytesMut::with_capacity(2048);
-    let named = match timeout(BEGIN, beginning(&mut stream, &mut read)).await {
-        Ok(Ok(Some(named))) => named,
-        Ok(Ok(None) | Err(_)) | Err(_) => return tracing::debug!("a redirected connection names no host"),
+    let Ok(Ok(Some(named))) = timeout(BEGIN, beginning(&mut stream, &mut read)).await else {
+        return tracing::debug!("a redirected connection names no host");
     };
     let (Ok(authority), is_tls) = (
         Authority::from_host_header(&named.host, named.port),

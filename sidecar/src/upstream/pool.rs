@@ -26,6 +26,7 @@ pub struct Key {
 
 impl Key {
     /// Of a connection to the same target that no request has used.
+    #[must_use]
     pub fn fresh(&self) -> Self {
         Self {
             target: Arc::clone(&self.target),
@@ -78,10 +79,10 @@ impl Pool {
         if shelves.idle >= IDLE_MAX {
             return;
         }
-        let shelf = shelves.http1.entry(key).or_default();
-        if shelf.len() < IDLE_PER_KEY_MAX {
+        let waiting = shelves.http1.entry(key).or_default();
+        if waiting.len() < IDLE_PER_KEY_MAX {
             let until = now + IDLE_TIME;
-            shelf.push(Idle { connection, until });
+            waiting.push(Idle { connection, until });
             shelves.idle += 1;
         }
     }

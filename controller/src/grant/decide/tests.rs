@@ -36,7 +36,9 @@ impl World {
         };
         world.bind("b", "forge", 10);
         world.policy(json!({"allow": [{"name": "a", "hosts": ["api.example.com"]}]}));
-        world.secrets.insert("forge/token".to_owned(), Ok(offered(&["*.example.com"])));
+        world
+            .secrets
+            .insert("forge/token".to_owned(), Ok(offered(&["*.example.com"])));
         world
     }
 
@@ -107,61 +109,38 @@ fn changed(change: impl FnOnce(&mut World)) -> World {
 fn everything_in_place_grants() {
     let world = World::new();
     assert_eq!(world.held(), ["b"]);
-    let Verdict::Active(active) = &world.decide().bindings["b"] else { panic!("not active") };
+    let Verdict::Active(active) = &world.decide().bindings["b"] else {
+        panic!("not active")
+    };
     assert_eq!(active.commit.as_deref(), Some("c0ffee"));
     assert!(active.permitted.narrowed.is_empty());
 }
 
-#[test]
-fn each_thing_that_is_missing_denies_and_says_why() {
-    let spec = |change: fn(&mut CredentialBindingSpec)| {
-        changed(move |world| change(&mut world.bindings[0].spec))
-    };
-    let tip = |tip: Option<Tip>| {
-        changed(move |world| {
-            world.tips.remove("b");
-            world.tips.extend(tip.map(|tip| ("b".to_owned(), tip)));
-        })
-    };
-    let secret = |state: Option<Result<Offered, Refused>>| {
-        changed(move |world| {
-            world.secrets.clear();
-            world.secrets.extend(state.map(|state| ("forge/token".to_owned(), state)));
-        })
-    };
-    let refusal = Refused {
-        reason: Reason::SecretNotOffered,
-        message: "Secret forge isn't offered".to_owned(),
-    };
-    let require = |require: Value| changed(move |world| world.policy(json!({"require": require})));
-    let cases = [
-        ("suspended", spec(|spec| spec.suspend = true), Reason::Suspended),
-        ("too early", spec(|spec| spec.not_before = Some(Time(at(1_001)))), Reason::NotYet),
-        ("too late", spec(|spec| spec.expires_at = Some(Time(at(1_000)))), Reason::Expired),
-        (
-            "break-glass",
-            changed(|world| {
-                world.bindings[0].annotations_mut().insert(label::REVOKE.to_owned(), "now".to_owned());
-            }),
-            Reason::Revoked,
-        ),
-        (
-            "being deleted",
-            changed(|world| world.bindings[0].metadata.deletion_timestamp = Some(Time(at(999)))),
-            Reason::Revoked,
-        ),
-        ("left git", tip(Some(Tip::Gone("gone".to_owned()))), Reason::NotInSource),
-        ("by hand", tip(Some(Tip::Direct)), Reason::NotInSource),
-        ("git not read yet", tip(None), Reason::Progressing),
-        ("Secret not read yet", secret(None), Reason::Progressing),
-        ("Secret not offered", secret(Some(Err(refusal))), Reason::SecretNotOffered),
-        ("other host offered", secret(Some(Ok(offered(&["other.example.com"])))), Reason::HostNotOffered),
-        ("no policy", changed(|world| world.policies.clear()), Reason::NotPermitted),
-        ("denied", changed(|world| world.policy(json!({"deny": [{"name": "d"}]}))), Reason::NotPermitted),
-        ("a review wanted", require(json!({"review": {"minApprovals": 1}})), Reason::EvidenceUnverifiable),
-        ("signatures wanted", require(json!({"signedCommits": true})), Reason::EvidenceUnverifiable),
-        ("no end", require(json!({"maxDuration": "1h"})), Reason::NotPermitted),
-    ];
+fn spec(change: fn(&mut CredentialBindingSpec)) -> World {
+    changed(|world| change(&mut world.bindings[0].spec))
+}
+
+fn tip(tip: Option<Tip>) -> World {
+    changed(|world| {
+        world.tips.remove("b");
+        world.tips.extend(tip.map(|tip| ("b".to_owned(), tip)));
+    })
+}
+
+fn secret(state: Option<Result<Offered, Refused>>) -> World {
+    changed(|world| {
+        world.secrets.clear();
+        world
+            .secrets
+            .extend(state.map(|state| ("forge/token".to_owned(), state)));
+    })
+}
+
+fn policy(policy: Value) -> World {
+    changed(|world| world.policy(policy))
+}
+
+fn denies(cases: Vec<(&str, World, Reason)>) {
     for (what, world, expected) in cases {
         assert!(world.held().is_empty(), "{what}");
         let Verdict::Inactive { reason, .. } = &world.decide().bindings["b"] else {
@@ -169,6 +148,73 @@ fn each_thing_that_is_missing_denies_and_says_why() {
         };
         assert_eq!(*reason, expected, "{what}");
     }
+}
+
+#[test]
+fn an_object_that_says_no_denies() {
+    let revoked = changed(|world| {
+        let annotations = world.bindings[0].annotations_mut();
+        annotations.insert(label::REVOKE.to_owned(), "now".to_owned());
+    });
+    let deleted = changed(|world| world.bindings[0].metadata.deletion_timestamp = Some(Time(at(999))));
+    denies(vec![
+        ("suspended", spec(|spec| spec.suspend = true), Reason::Suspended),
+        (
+            "too early",
+            spec(|spec| spec.not_before = Some(Time(at(1_001)))),
+            Reason::NotYet,
+        ),
+        (
+            "too late",
+            spec(|spec| spec.expires_at = Some(Time(at(1_000)))),
+            Reason::Expired,
+        ),
+        ("break-glass", revoked, Reason::Revoked),
+        ("being deleted", deleted, Reason::Revoked),
+    ]);
+}
+
+#[test]
+fn git_and_the_owner_of_the_secret_have_to_say_yes() {
+    let refusal = Refused {
+        reason: Reason::SecretNotOffered,
+        message: "Secret forge isn't offered".to_owned(),
+    };
+    let elsewhere = offered(&["other.example.com"]);
+    denies(vec![
+        ("left git", tip(Some(Tip::Gone("gone".to_owned()))), Reason::NotInSource),
+        ("by hand", tip(Some(Tip::Direct)), Reason::NotInSource),
+        ("git not read yet", tip(None), Reason::Progressing),
+        ("Secret not read yet", secret(None), Reason::Progressing),
+        (
+            "Secret not offered",
+            secret(Some(Err(refusal))),
+            Reason::SecretNotOffered,
+        ),
+        (
+            "other host offered",
+            secret(Some(Ok(elsewhere))),
+            Reason::HostNotOffered,
+        ),
+    ]);
+}
+
+#[test]
+fn policies_have_to_permit_it_and_what_they_require_to_be_proven() {
+    let silent = changed(|world| world.policies.clear());
+    let review = json!({"require": {"review": {"minApprovals": 1}}});
+    let signed = json!({"require": {"signedCommits": true}});
+    denies(vec![
+        ("no policy", silent, Reason::NotPermitted),
+        ("denied", policy(json!({"deny": [{"name": "d"}]})), Reason::NotPermitted),
+        ("a review wanted", policy(review), Reason::EvidenceUnverifiable),
+        ("signatures wanted", policy(signed), Reason::EvidenceUnverifiable),
+        (
+            "no end",
+            policy(json!({"require": {"maxDuration": "1h"}})),
+            Reason::NotPermitted,
+        ),
+    ]);
 }
 
 #[test]
@@ -210,10 +256,14 @@ fn a_session_gets_only_what_it_lists_and_what_selects_it() {
 fn of_two_values_for_one_name_the_older_binding_wins() {
     let world = changed(|world| {
         world.bind("a", "other", 20);
-        world.secrets.insert("other/token".to_owned(), Ok(offered(&["*.example.com"])));
+        world
+            .secrets
+            .insert("other/token".to_owned(), Ok(offered(&["*.example.com"])));
     });
     assert_eq!(world.held(), ["b"]);
-    let Verdict::Inactive { reason, message, .. } = &world.decide().bindings["a"] else { panic!("both active") };
+    let Verdict::Inactive { reason, message, .. } = &world.decide().bindings["a"] else {
+        panic!("both active")
+    };
     assert_eq!(*reason, Reason::ConflictsWith);
     assert!(message.contains("ConflictsWith b"), "{message}");
 }
@@ -232,9 +282,18 @@ fn words_change_no_fingerprint_and_everything_else_does() {
         fingerprint_of(&world.bindings[0])
     };
     let base = fingerprint(|_| {});
-    assert_eq!(fingerprint(|binding| binding.spec.reason = "other words".to_owned()), base);
-    assert_ne!(fingerprint(|binding| binding.spec.routes[0].host = "x.example.com".to_owned()), base);
+    assert_eq!(
+        fingerprint(|binding| binding.spec.reason = "other words".to_owned()),
+        base
+    );
+    assert_ne!(
+        fingerprint(|binding| binding.spec.routes[0].host = "x.example.com".to_owned()),
+        base
+    );
     assert_ne!(fingerprint(|binding| binding.spec.subjects.all_sessions = None), base);
     assert_ne!(fingerprint(|binding| binding.spec.expires_at = Some(Time(at(1)))), base);
-    assert_ne!(fingerprint(|binding| binding.metadata.namespace = Some("team-b".to_owned())), base);
+    assert_ne!(
+        fingerprint(|binding| binding.metadata.namespace = Some("team-b".to_owned())),
+        base
+    );
 }

@@ -3,7 +3,7 @@ use serde_json::json;
 
 use super::*;
 
-fn binding(routes: serde_json::Value) -> CredentialBinding {
+fn binding(routes: &serde_json::Value) -> CredentialBinding {
     let spec: CredentialBindingSpec = serde_json::from_value(json!({
         "credential": {"name": "TOKEN", "source": {"secretRef": {"name": "forge", "key": "token"}}},
         "subjects": {"allSessions": true},
@@ -22,7 +22,7 @@ fn policies(specs: &[serde_json::Value]) -> Vec<Arc<GrantPolicy>> {
 }
 
 /// What is left, as `host METHODS PATHS`.
-fn left(routes: serde_json::Value, specs: &[serde_json::Value], default: DefaultPolicy) -> Vec<String> {
+fn left(routes: &serde_json::Value, specs: &[serde_json::Value], default: DefaultPolicy) -> Vec<String> {
     let policies = policies(specs);
     let permitted = Matching::of("team-a", &policies).permit(&binding(routes), default);
     let text = |route: &Route| format!("{} {} {}", route.host, route.methods.join(","), route.paths.join(","));
@@ -102,7 +102,7 @@ fn permitted_is_the_union_of_allow_without_deny() {
     ];
     for (routes, specs, expected) in cases {
         assert_eq!(
-            left(routes.clone(), &specs, DefaultPolicy::Deny),
+            left(&routes, &specs, DefaultPolicy::Deny),
             expected,
             "{routes} {specs:?}"
         );
@@ -113,11 +113,11 @@ fn permitted_is_the_union_of_allow_without_deny() {
 fn the_default_holds_only_where_no_policy_says_allow() {
     let routes = route("api.example.com", &["GET"], &["/x"]);
     let kept = ["api.example.com GET /x"];
-    assert_eq!(left(routes.clone(), &[], DefaultPolicy::Allow), kept);
+    assert_eq!(left(&routes, &[], DefaultPolicy::Allow), kept);
     let other = json!({"allow": [{"name": "a", "hosts": ["other.example.com"]}]});
-    assert!(left(routes.clone(), std::slice::from_ref(&other), DefaultPolicy::Allow).is_empty());
+    assert!(left(&routes, std::slice::from_ref(&other), DefaultPolicy::Allow).is_empty());
     let deny = json!({"deny": [{"name": "d"}]});
-    assert!(left(routes, &[deny], DefaultPolicy::Allow).is_empty());
+    assert!(left(&routes, &[deny], DefaultPolicy::Allow).is_empty());
 }
 
 #[test]
@@ -125,9 +125,9 @@ fn a_match_that_this_release_cannot_judge_restricts_and_never_allows() {
     let routes = route("api.example.com", &["GET"], &["/x"]);
     let selector = json!({"namespaceSelector": {"matchLabels": {"team": "a"}}});
     let allows = json!({"match": selector.clone(), "allow": [{"name": "a", "hosts": ["api.example.com"]}]});
-    assert!(left(routes.clone(), &[allows], DefaultPolicy::Deny).is_empty());
+    assert!(left(&routes, &[allows], DefaultPolicy::Deny).is_empty());
     let denies = json!({"match": selector, "deny": [{"name": "d"}]});
-    assert!(left(routes, &[denies], DefaultPolicy::Allow).is_empty());
+    assert!(left(&routes, &[denies], DefaultPolicy::Allow).is_empty());
 }
 
 #[test]
