@@ -78,6 +78,12 @@ pub struct Run {
     /// Network of the cluster, which no session reaches unless a route names it. Repeatable.
     #[arg(long, env = "BERTH_CLUSTER_CIDRS", value_delimiter = ',')]
     pub cluster_cidrs: Vec<String>,
+    /// The GitHub API that installation tokens are minted at.
+    #[arg(long, env = "BERTH_GITHUB_API", default_value = "https://api.github.com")]
+    pub github_api: url::Url,
+    /// File with certificates (PEM) that it is verified by besides the public ones.
+    #[arg(long, env = "BERTH_GITHUB_CA")]
+    pub github_ca: Option<PathBuf>,
     /// PostgreSQL of the record; without it no record is kept.
     #[arg(long, env = "BERTH_DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<String>,

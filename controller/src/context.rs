@@ -11,6 +11,7 @@ use crate::control::registry::Registry;
 use crate::control::session_link::SessionsOnPods;
 use crate::events::Events;
 use crate::git::reconcile::Sources;
+use crate::grant::github::GitHub;
 use crate::grant::offer::InstallKey;
 use crate::grant::secrets::Secrets;
 use crate::lease::Leadership;
@@ -57,6 +58,8 @@ pub struct Context {
     pub event_writer: EventWriter,
     /// Secrets that bindings name.
     pub secrets: Secrets,
+    /// Tokens of GitHub Apps.
+    pub github: GitHub,
     /// Key of this install.
     pub install_key: InstallKey,
     /// Uses of credentials for Postgres.

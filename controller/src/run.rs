@@ -29,6 +29,7 @@ use crate::control::session_link::SessionsOnPods;
 use crate::control::tls::{self, Material};
 use crate::events::{self, Events};
 use crate::git::reconcile::Sources;
+use crate::grant::github::GitHub;
 use crate::grant::secrets::Secrets;
 use crate::lease::{Elector, Leadership};
 use crate::metrics::Metrics;
@@ -185,6 +186,7 @@ impl Replica {
             sources: Sources::new(self.config.clone(), &self.args.cache_dir),
             written: Written::default(),
             secrets: Secrets::default(),
+            github: self.github()?,
             install_key: material.install_key.clone(),
             uses: UseWriter::new(self.leadership.epoch()),
             given_back: GivenBack::default(),
@@ -204,6 +206,12 @@ impl Replica {
         poke_all(&context);
         self.context.send_replace(Some(context));
         self.take_the_service().await.context("failed to label the active pod")
+    }
+
+    fn github(&self) -> anyhow::Result<GitHub> {
+        let ca = self.args.github_ca.as_ref().map(std::fs::read_to_string).transpose();
+        let ca = ca.context("failed to read the GitHub API's certificates")?;
+        Ok(GitHub::new(self.args.github_api.clone(), ca.as_deref())?)
     }
 
     fn settings(&self) -> Settings {

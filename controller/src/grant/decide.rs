@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use berth_crds::{
-    AgentSession, Confinement, CredentialBinding, GrantPolicy, Reason, Require, SessionDelivery, Subjects, label,
+    AgentSession, Confinement, CredentialBinding, CredentialSource, GrantPolicy, KeyRef, Reason, Require,
+    SessionDelivery, Subjects, label,
 };
 use jiff::Timestamp;
 use kube::{Resource, ResourceExt};
@@ -32,6 +33,8 @@ pub struct Facts<'a> {
     pub secrets: &'a BTreeMap<String, Result<Offered, Refused>>,
     /// Sessions that hold a pod.
     pub sessions: &'a [SessionFacts],
+    /// Host of the GitHub API.
+    pub github_host: &'a str,
 }
 
 /// Where a binding's document stands.
@@ -183,11 +186,10 @@ fn active(facts: &Facts<'_>, matching: &Matching<'_>, binding: &CredentialBindin
     for require in matching.requirements() {
         check_evidence(facts, require, binding)?;
     }
-    let source = &binding.spec.credential.source;
-    let Some(secret) = &source.secret_ref else {
+    let Some(secret) = key_of(&binding.spec.credential.source) else {
         return Err(refused(
             Reason::NotImplemented,
-            "spec.credential.source: only secretRef is implemented in this release",
+            "spec.credential.source: only secretRef and githubApp are implemented in this release",
         ));
     };
     let offered = match facts.secrets.get(&format!("{}/{}", secret.name, secret.key)) {
@@ -200,6 +202,7 @@ fn active(facts: &Facts<'_>, matching: &Matching<'_>, binding: &CredentialBindin
             ));
         }
     };
+    check_minting_host(facts, binding, offered)?;
     let mut permitted = matching.permit(binding, facts.default);
     permitted.routes.retain(|route| {
         let offers = offered.hosts.iter().any(|host| host_covers(host, &route.host));
@@ -226,6 +229,22 @@ fn active(facts: &Facts<'_>, matching: &Matching<'_>, binding: &CredentialBindin
         expires: binding.spec.expires_at.as_ref().map(|time| time.0),
         version: offered.version.clone(),
     })
+}
+
+/// The key of the Secret that a value comes from, or is minted by.
+pub fn key_of(source: &CredentialSource) -> Option<&KeyRef> {
+    let app = source.github_app.as_ref().map(|app| &app.private_key_ref);
+    source.secret_ref.as_ref().or(app)
+}
+
+/// An App's key signs what is sent to GitHub: its owner has to offer it to that host as well.
+fn check_minting_host(facts: &Facts<'_>, binding: &CredentialBinding, offered: &Offered) -> Result<(), Verdict> {
+    let minted = binding.spec.credential.source.github_app.is_some();
+    if !minted || offered.hosts.iter().any(|host| host_covers(host, facts.github_host)) {
+        return Ok(());
+    }
+    let message = format!("the Secret with the App's key isn't offered to {}", facts.github_host);
+    Err(refused(Reason::HostNotOffered, message))
 }
 
 /// What the object itself says: deleted, revoked, suspended, too early, too late.

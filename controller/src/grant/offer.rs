@@ -8,6 +8,7 @@ use berth_egress::policy::{self, Policy};
 use hmac::{Hmac, KeyInit, Mac};
 use jiff::Timestamp;
 use kube::ResourceExt;
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::decide::SessionGrant;
@@ -27,13 +28,22 @@ pub struct Credential {
     /// Its name.
     pub name: String,
     /// Where its value is.
-    pub secret: KeyRef,
+    pub value: ValueSource,
     /// Version of that Secret.
     pub version: String,
     /// Fingerprint of the grant.
     pub fingerprint: String,
     /// When it ends.
     pub expires: Option<Timestamp>,
+}
+
+/// Where a value comes from.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub enum ValueSource {
+    /// A key of a Secret.
+    Secret(KeyRef),
+    /// A token that was minted for this binding.
+    Minted(String),
 }
 
 /// Key of this install; stubs and seals are derived from it.
@@ -96,12 +106,13 @@ fn letters_of(key: &InstallKey, uid: &str, name: &str, count: usize) -> String {
     letters.take(count).map(|letter| char::from(*letter)).collect()
 }
 
-/// What a session's sidecar is to hold.
+/// What a session's sidecar is to hold. `minted` says until when the token of a binding lasts.
 pub fn offer(
     grants: &[SessionGrant],
     bindings: &[&CredentialBinding],
     egress: &[EgressRoute],
     stubs: &BTreeMap<String, String>,
+    minted: &BTreeMap<String, Timestamp>,
 ) -> Offer {
     let mut offer = Offer::default();
     for grant in grants {
@@ -110,8 +121,24 @@ pub fn offer(
             continue;
         };
         let credential = &binding.spec.credential;
-        let (Some(secret), Some(stub)) = (&credential.source.secret_ref, stubs.get(&credential.name)) else {
+        let Some(stub) = stubs.get(&credential.name) else {
             continue;
+        };
+        let (value, version, expires) = match (&credential.source.secret_ref, minted.get(&grant.binding)) {
+            (Some(secret), _) => (
+                ValueSource::Secret(secret.clone()),
+                active.version.clone(),
+                active.expires,
+            ),
+            (None, Some(ends)) => {
+                let value = ValueSource::Minted(grant.binding.clone());
+                (
+                    value,
+                    ends.to_string(),
+                    Some(active.expires.map_or(*ends, |expires| expires.min(*ends))),
+                )
+            }
+            (None, None) => continue, // not minted yet
         };
         let routes = active.permitted.routes.iter();
         offer
@@ -129,10 +156,10 @@ pub fn offer(
         });
         offer.credentials.push(Credential {
             name: credential.name.clone(),
-            secret: secret.clone(),
-            version: active.version.clone(),
+            value,
+            version,
             fingerprint: active.fingerprint.clone(),
-            expires: active.expires,
+            expires,
         });
     }
     offer.policy.routes.extend(egress.iter().map(open));
@@ -146,7 +173,7 @@ impl Offer {
             let expires = credential.expires.map(|time| time.to_string());
             serde_json::json!([
                 credential.name,
-                credential.secret,
+                credential.value,
                 credential.version,
                 credential.fingerprint,
                 expires

@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 use berth_protocol::control::{CredentialValue, Grants, Prolong, to_sidecar::Message};
 use jiff::Timestamp;
 use kube::Client;
+use secrecy::{ExposeSecret, SecretSlice};
 
-use super::offer::{Credential, Offer};
+use super::github::Token;
+use super::offer::{Credential, Offer, ValueSource};
 use super::secrets::{self, ValueError};
 use crate::context::Context;
 use crate::control::session_link::Link;
@@ -24,12 +26,58 @@ pub struct Pushed {
     pub changed: bool,
 }
 
+/// Values of one pass over a namespace: each is read once, and all are dropped with it.
+pub struct Values<'a> {
+    client: &'a Client,
+    namespace: &'a str,
+    tokens: &'a BTreeMap<String, Token>,
+    read: BTreeMap<String, SecretSlice<u8>>,
+}
+
+impl<'a> Values<'a> {
+    /// Nothing is read yet; `tokens` are those that were minted, by binding.
+    pub fn new(client: &'a Client, namespace: &'a str, tokens: &'a BTreeMap<String, Token>) -> Self {
+        Self {
+            client,
+            namespace,
+            tokens,
+            read: BTreeMap::new(),
+        }
+    }
+
+    /// Tokens that were minted, by binding.
+    pub fn tokens(&self) -> &BTreeMap<String, Token> {
+        self.tokens
+    }
+
+    /// The value itself, from where it comes; with an error comes the Secret's `name/key`.
+    async fn read(&mut self, source: &ValueSource) -> Result<Option<Vec<u8>>, (String, ValueError)> {
+        let key = match source {
+            ValueSource::Secret(key) => key,
+            ValueSource::Minted(binding) => {
+                let token = self.tokens.get(binding);
+                return Ok(token.map(|token| token.value.expose_secret().as_bytes().to_vec()));
+            }
+        };
+        let at = format!("{}/{}", key.name, key.key);
+        if let Some(value) = self.read.get(&at) {
+            return Ok(Some(value.expose_secret().to_vec()));
+        }
+        match secrets::value(self.client, self.namespace, &key.name, &key.key).await {
+            Ok(value) => {
+                self.read.insert(at, SecretSlice::from(value.clone()));
+                Ok(Some(value))
+            }
+            Err(error) => Err((at, error)),
+        }
+    }
+}
+
 /// Sees to it that a sidecar holds what it is to hold.
 pub async fn push(
     context: &Context,
-    client: &Client,
     (pod_uid, link): (&str, &Link),
-    offer: &Offer,
+    (offer, values): (&Offer, &mut Values<'_>),
     lease: Duration,
 ) -> Pushed {
     let again = lease / RENEWALS;
@@ -56,7 +104,7 @@ pub async fn push(
             }
             Pushed { again: left, ..nothing }
         }
-        _ => grant(context, client, (pod_uid, link), (offer, digest), lease).await,
+        _ => grant(context, (pod_uid, link), (offer, digest, values), lease).await,
     }
 }
 
@@ -79,9 +127,8 @@ fn prolong(context: &Context, pod_uid: &str, link: &Link, lease: Duration) {
 
 async fn grant(
     context: &Context,
-    client: &Client,
     (pod_uid, link): (&str, &Link),
-    (offer, digest): (&Offer, [u8; 32]),
+    (offer, digest, known): (&Offer, [u8; 32], &mut Values<'_>),
     lease: Duration,
 ) -> Pushed {
     let mut pushed = Pushed {
@@ -91,10 +138,10 @@ async fn grant(
     };
     let mut values = Vec::new();
     for credential in &offer.credentials {
-        let key = &credential.secret;
-        match secrets::value(client, &link.session.namespace, &key.name, &key.key).await {
-            Ok(secret) => values.push(value(credential, secret, context.clock.now())),
-            Err(error) => drop(pushed.failed.insert(format!("{}/{}", key.name, key.key), error)),
+        match known.read(&credential.value).await {
+            Ok(Some(secret)) => values.push(value(credential, secret, context.clock.now())),
+            Ok(None) => {} // its binding has changed; the next pass mints
+            Err((key, error)) => drop(pushed.failed.insert(key, error)),
         }
     }
     let Ok(policy) = serde_json::to_vec(&offer.policy) else {

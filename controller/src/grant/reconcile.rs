@@ -4,13 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use berth_crds::{AgentPool, CredentialBinding, CredentialBindingStatus, label};
+use berth_crds::{AgentPool, CredentialBinding, CredentialBindingStatus, GitHubApp, label};
+use jiff::Timestamp;
 use kube::api::{Api, PostParams};
 use kube::{Client, Resource, ResourceExt};
+use secrecy::SecretString;
 
-use super::decide::{Decisions, Facts, Refused, SessionFacts, decide};
+use super::decide::{Decisions, Facts, Refused, SessionFacts, Verdict, decide, key_of};
+use super::github::{AHEAD, Token};
 use super::permit::Matching;
-use super::{offer, push, status, tip};
+use super::push::Values;
+use super::{offer, push, secrets, status, tip};
 use crate::context::{Context, NotLeading};
 use crate::control::session_link::Link;
 use crate::telemetry::chain;
@@ -69,23 +73,26 @@ async fn pass(context: &Context, namespace: &str) -> Result<Option<Duration>, Gr
     let client = context.sources.client(namespace, label::CREDENTIALS_ACCOUNT);
     let client = client.map_err(|error| GrantFailure::Client(Box::new(error)))?;
     let decisions = decided(context, namespace, &client, &bindings, &bound);
+    let (tokens, wanted) = tokens(context, &bindings, &decisions);
     let policies = context.caches.policies.state();
     let lease = lease(&Matching::of(namespace, &policies));
-    let mut again = None;
+    let mut values = Values::new(&client, namespace, &tokens);
+    let mut again = Vec::new();
     for session in &bound {
-        again = [
-            again,
-            push_one(context, &client, &bindings, session, (&decisions, lease)).await,
-        ]
-        .into_iter()
-        .flatten()
-        .min();
+        again.push(push_one(context, &bindings, session, (&decisions, &mut values, lease)).await);
     }
-    let late = write_statuses(context, namespace, &bindings, &decisions).await?;
-    let next = decisions
-        .next
-        .map(|at| Duration::try_from(at.duration_since(context.clock.now())).unwrap_or_default());
-    Ok([again, next, late].into_iter().flatten().min())
+    again.extend(write_statuses(context, namespace, &bindings, &decisions).await?);
+    // Providers are slow: nothing above waits for them, and least of all a revocation.
+    retire(context, namespace, &tokens).await;
+    for (name, version, app) in wanted {
+        mint(context, &client, (&name, &version), app).await;
+        again.push(Duration::ZERO);
+    }
+    let now = context.clock.now();
+    let until = |at: Timestamp| Duration::try_from(at.duration_since(now)).unwrap_or_default();
+    again.extend(decisions.next.map(until));
+    again.extend(tokens.values().map(|token| until(token.expires).saturating_sub(AHEAD)));
+    Ok(again.into_iter().min())
 }
 
 /// The strictest lease that a policy asks for.
@@ -131,7 +138,7 @@ fn decided(
 ) -> Decisions {
     let references = bindings
         .iter()
-        .filter_map(|binding| binding.spec.credential.source.secret_ref.as_ref());
+        .filter_map(|binding| key_of(&binding.spec.credential.source));
     let names: BTreeSet<String> = references.clone().map(|key| key.name.clone()).collect();
     context.secrets.watch(namespace, &names, client, &context.queues.grants);
     let state = |key: &berth_crds::KeyRef| {
@@ -157,16 +164,16 @@ fn decided(
         tips: &tip::tips(bindings, &sources),
         secrets: &secrets,
         sessions: &sessions,
+        github_host: context.github.host(),
     })
 }
 
 async fn push_one(
     context: &Context,
-    client: &Client,
     bindings: &[Arc<CredentialBinding>],
     bound: &Bound,
-    (decisions, lease): (&Decisions, Duration),
-) -> Option<Duration> {
+    (decisions, values, lease): (&Decisions, &mut Values<'_>, Duration),
+) -> Duration {
     let bindings: Vec<&CredentialBinding> = bindings.iter().map(|binding| &**binding).collect();
     let grants = decisions
         .sessions
@@ -175,12 +182,17 @@ async fn push_one(
     let egress = bound.pool.as_ref().and_then(|pool| pool.spec.egress.as_ref());
     let egress = egress.map_or(&[][..], |egress| egress.routes.as_slice());
     let stubs = offer::stubs(&context.install_key, &bound.facts.session, &bindings);
-    let offer = offer::offer(grants, &bindings, egress, &stubs);
-    let pushed = push::push(context, client, (&bound.pod_uid, &bound.link), &offer, lease).await;
+    let ends = values
+        .tokens()
+        .iter()
+        .map(|(binding, token)| (binding.clone(), token.expires))
+        .collect();
+    let offer = offer::offer(grants, &bindings, egress, &stubs, &ends);
+    let pushed = push::push(context, (&bound.pod_uid, &bound.link), (&offer, values), lease).await;
     for (key, error) in pushed.failed {
         context
             .secrets
-            .broken(&bound.link.session.namespace, &key, chain(&error));
+            .broken(&bound.link.session.namespace, &key, chain(&error), None);
         context.queues.grants.poke(bound.link.session.namespace.clone());
     }
     if pushed.changed {
@@ -191,7 +203,78 @@ async fn push_one(
             "grants pushed"
         );
     }
-    Some(pushed.again)
+    pushed.again
+}
+
+/// A binding that needs a token: its name, the version of its App's key, the App.
+type Wanted<'a> = (Name, String, &'a GitHubApp);
+
+/// Tokens of the bindings that grant one, as they are held; and those that are to be minted.
+fn tokens<'a>(
+    context: &Context,
+    bindings: &'a [Arc<CredentialBinding>],
+    decisions: &Decisions,
+) -> (BTreeMap<String, Token>, Vec<Wanted<'a>>) {
+    let (mut tokens, mut wanted) = (BTreeMap::new(), Vec::new());
+    for binding in bindings {
+        let name = Name::of(&**binding);
+        let Some(app) = &binding.spec.credential.source.github_app else {
+            continue;
+        };
+        let Some(Verdict::Active(active)) = decisions.bindings.get(&name.name) else {
+            continue;
+        };
+        let used = decisions
+            .sessions
+            .values()
+            .flatten()
+            .any(|grant| grant.binding == name.name);
+        match context.github.held(&name, app, &active.version, context.clock.now()) {
+            Some(token) => drop(tokens.insert(name.name, token)),
+            None if used => wanted.push((name, active.version.clone(), app)),
+            None => {}
+        }
+    }
+    (tokens, wanted)
+}
+
+/// Tokens of bindings that grant no more are revoked at their provider.
+async fn retire(context: &Context, namespace: &str, tokens: &BTreeMap<String, Token>) {
+    for token in context.github.retire(namespace, |name| tokens.contains_key(&name.name)) {
+        if let Err(error) = context.github.revoke(&token).await {
+            tracing::warn!(
+                namespace,
+                error = chain(&error),
+                "a token isn't revoked; it ends by itself"
+            );
+        }
+    }
+}
+
+async fn mint(context: &Context, client: &Client, (binding, version): (&Name, &str), app: &GitHubApp) {
+    let key = &app.private_key_ref;
+    let minted = match secrets::value(client, &binding.namespace, &key.name, &key.key).await {
+        Ok(value) => {
+            let key = SecretString::from(String::from_utf8_lossy(&value).into_owned());
+            let minted = context
+                .github
+                .mint((binding, version), app, &key, context.clock.now())
+                .await;
+            minted.map(drop).map_err(|error| chain(&error))
+        }
+        Err(error) => Err(chain(&error)),
+    };
+    if let Err(why) = minted {
+        tracing::warn!(
+            binding.namespace = binding.namespace,
+            binding.name = binding.name,
+            error = why,
+            "no token"
+        );
+        let at = format!("{}/{}", key.name, key.key);
+        context.secrets.broken(&binding.namespace, &at, why, Some(MINT_AGAIN));
+        context.queues.grants.poke_after(binding.namespace.clone(), MINT_AGAIN);
+    }
 }
 
 /// Gives the time until a status that somebody else overtook is looked at again.
@@ -259,5 +342,7 @@ async fn write_status(
 const LEASE: Duration = Duration::from_mins(1);
 const LEASE_MIN: Duration = Duration::from_secs(10);
 const LEASE_MAX: Duration = Duration::from_mins(15);
+/// A provider that refuses or can't be reached is asked again.
+const MINT_AGAIN: Duration = Duration::from_secs(30);
 /// Somebody else wrote the object; the watch brings it within this time.
 const OVERTAKEN: Duration = Duration::from_millis(50);

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use berth_crds::Reason;
 use berth_crds::label::{HOSTS, OFFERED};
@@ -31,11 +32,19 @@ struct Broken {
     /// Of the Secret then.
     version: String,
     message: String,
+    /// When it is tried again although the Secret is the same.
+    until: Option<Instant>,
 }
 
 struct Watched {
     state: Arc<Mutex<Option<Result<Offered, Refused>>>>,
     _task: AbortOnDropHandle<()>,
+}
+
+impl Broken {
+    fn is_of(&self, offered: &Offered) -> bool {
+        self.version == offered.version && self.until.is_none_or(|until| Instant::now() < until)
+    }
 }
 
 /// A value that can't be had.
@@ -81,19 +90,17 @@ impl Secrets {
         let Ok(offered) = &state else { return Some(state) };
         let at = (name.namespace.clone(), format!("{}/{key}", name.name));
         let broken = self.broken.lock();
-        Some(
-            match broken.get(&at).filter(|broken| broken.version == offered.version) {
-                Some(broken) => Err(Refused {
-                    reason: Reason::SecretNotFound,
-                    message: broken.message.clone(),
-                }),
-                None => state,
-            },
-        )
+        Some(match broken.get(&at).filter(|broken| broken.is_of(offered)) {
+            Some(broken) => Err(Refused {
+                reason: Reason::SecretNotFound,
+                message: broken.message.clone(),
+            }),
+            None => state,
+        })
     }
 
-    /// A value couldn't be had; it is tried again when the Secret changes.
-    pub fn broken(&self, namespace: &str, at: &str, message: String) {
+    /// A value couldn't be had; it is tried again when the Secret changes, or after a while.
+    pub fn broken(&self, namespace: &str, at: &str, message: String, again: Option<Duration>) {
         let name = at.split_once('/').map_or(at, |(name, _)| name);
         let watched = Name {
             namespace: namespace.to_owned(),
@@ -109,6 +116,7 @@ impl Secrets {
             let broken = Broken {
                 version: offered.version,
                 message,
+                until: again.map(|again| Instant::now() + again),
             };
             self.broken.lock().insert(at, broken);
         }

@@ -73,6 +73,7 @@ impl World {
             now: at(self.now),
             namespace: "team-a",
             default: DefaultPolicy::Deny,
+            github_host: "api.github.example.com",
             bindings: &bindings,
             policies: &policies,
             tips: &self.tips,
