@@ -61,6 +61,7 @@ impl Control for ControlService {
             sender,
             incoming: request.into_inner(),
             acknowledged: 0,
+            settled: false,
         };
         tokio::spawn(stream.serve());
         let outgoing = tokio_stream::StreamExt::map(ReceiverStream::new(receiver), Ok);
@@ -104,6 +105,8 @@ struct AttachedStream {
     incoming: Streaming<FromSidecar>,
     /// Highest number of an event that the sidecar was told to forget.
     acknowledged: u64,
+    /// The run on it has ended and all of its events are durable.
+    settled: bool,
 }
 
 impl AttachedStream {
@@ -176,7 +179,8 @@ impl AttachedStream {
         if connection.is_none() {
             self.poke();
         }
-        connection.ok_or_else(|| Status::permission_denied("another key was proven for this pod before"))
+        connection
+            .ok_or_else(|| Status::permission_denied("the pod is refused: it showed another key, or isn't as rendered"))
     }
 
     /// What the sidecar says it holds, as far as the session's status says the same of this pod. A bound pod that
@@ -205,6 +209,9 @@ impl AttachedStream {
         let same = hello.session_uid == uid && incarnation == status.incarnation;
         if same {
             self.context.event_writer.restart(&uid);
+            let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+            let (told, acknowledged) = (number(hello.events_told), number(hello.events_acknowledged));
+            self.context.runs.resume(&uid, incarnation, told, acknowledged);
             self.context
                 .sessions_on_pods
                 .set(&self.pod.uid, name, &uid, incarnation);
@@ -307,7 +314,18 @@ impl AttachedStream {
             self.acknowledged = client_seq;
             self.send_acknowledgement(&link, client_seq);
         }
+        self.settle(&link);
         self.context.event_writer.wants_restart(&link.session_uid)
+    }
+
+    /// The last event of a run that ended is durable: the session needs its sandbox no more.
+    fn settle(&mut self, link: &Link) {
+        let run = self.context.runs.facts(&link.session_uid, link.incarnation);
+        let settled = run.exited.is_some() && run.durable;
+        if settled && !self.settled {
+            self.context.queues.sessions.poke(link.session.clone());
+        }
+        self.settled = settled;
     }
 
     fn send_acknowledgement(&self, link: &Link, client_seq: u64) {
