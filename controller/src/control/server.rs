@@ -57,6 +57,7 @@ impl Control for ControlService {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let stream = AttachedStream {
             context,
+            led: self.context.clone(),
             pod,
             sender,
             incoming: request.into_inner(),
@@ -100,6 +101,8 @@ async fn within<T>(work: impl Future<Output = T>) -> Result<T, Status> {
 
 struct AttachedStream {
     context: Arc<Context>,
+    /// Changes when this replica leads no more.
+    led: tokio::sync::watch::Receiver<Option<Arc<Context>>>,
     pod: PodIdentity,
     sender: mpsc::Sender<ToSidecar>,
     incoming: Streaming<FromSidecar>,
@@ -221,7 +224,10 @@ impl AttachedStream {
 
     /// Until the stream ends, the token expires, or another stream takes its place. Says why.
     async fn carry(&mut self, connection: u64) -> &'static str {
-        let mut commits = self.context.projection_commits();
+        let (mut commits, mut led) = (self.context.projection_commits(), self.led.clone());
+        if led.borrow_and_update().is_none() {
+            return "this replica leads no more";
+        }
         loop {
             if !self.context.registry.is_current(&self.pod.uid, connection) {
                 return "another stream took its place, or the pod is refused";
@@ -236,6 +242,7 @@ impl AttachedStream {
                     Ok(None) | Err(_) => return "the sidecar has gone",
                 },
                 () = tokio::time::sleep(left) => return "the token has expired",
+                _ = led.changed() => return "this replica leads no more",
                 _ = commits.changed() => if self.acknowledge() { return "its events were let go of; it tells them anew" },
             }
         }
