@@ -72,6 +72,8 @@ pub async fn run(args: Run) -> anyhow::Result<()> {
     let caches = Caches::start(&replica.client, &replica.queues, &replica.tracker, &replica.cancel);
     let led = replica.serve(elector, caches, &material).await;
     replica.cancel.cancel();
+    // Streams hold the context, and what waits for its last user would wait for them.
+    replica.context.send_replace(None);
     replica.tracker.close();
     if tokio::time::timeout(DRAIN, replica.tracker.wait()).await.is_err() {
         tracing::warn!("tasks still ran after the drain time");

@@ -26,7 +26,8 @@ struct Inner {
     streams: HashMap<String, Entry>,
     /// Key that each pod proved first; kept while the leader serves, for pods that have gone at most [`KEYS_MAX`].
     keys: HashMap<String, String>,
-    refused: HashSet<String>,
+    /// Pods that serve no session of this leader any more, and why; their streams may be gone.
+    refused: HashMap<String, String>,
 }
 
 struct Entry {
@@ -65,6 +66,15 @@ pub struct Attachment {
     pub revision: u64,
 }
 
+impl Inner {
+    fn refuse(&mut self, pod_uid: &str, why: &str) {
+        if self.refused.len() >= KEYS_MAX {
+            self.refused.clear();
+        }
+        self.refused.entry(pod_uid.to_owned()).or_insert_with(|| why.to_owned());
+    }
+}
+
 impl Registry {
     /// Enters a stream. `None` when the pod has shown another key before: it is refused from now on.
     pub fn attach(&self, attachment: Attachment) -> Option<u64> {
@@ -82,11 +92,10 @@ impl Registry {
             inner.keys.retain(|uid, _| live.contains(uid));
         }
         let first = inner.keys.entry(pod.uid.clone()).or_insert_with(|| key.clone()).clone();
-        if first != key || inner.refused.contains(&pod.uid) {
-            inner.refused.insert(pod.uid.clone());
-            if let Some(entry) = inner.streams.get_mut(&pod.uid) {
-                entry.facts.refused = Some("a second stream with another key was opened for the pod".to_owned());
-            }
+        if first != key {
+            inner.refuse(&pod.uid, "a second stream with another key was opened for the pod");
+        }
+        if inner.refused.contains_key(&pod.uid) {
             return None;
         }
         let connection = self.connections.fetch_add(1, Ordering::Relaxed);
@@ -128,12 +137,25 @@ impl Registry {
         inner
             .streams
             .get(pod_uid)
-            .is_some_and(|entry| entry.connection == connection && entry.facts.refused.is_none())
+            .is_some_and(|entry| entry.connection == connection && !inner.refused.contains_key(pod_uid))
     }
 
-    /// What is known of a pod's stream.
+    /// What is known of a pod's stream. A refusal is known after its end too: it must reach the session's plan.
     pub fn facts(&self, pod_uid: &str) -> Option<StreamFacts> {
-        self.inner.lock().streams.get(pod_uid).map(|entry| entry.facts.clone())
+        let inner = self.inner.lock();
+        let facts = inner.streams.get(pod_uid).map(|entry| entry.facts.clone());
+        match inner.refused.get(pod_uid).cloned() {
+            None => facts,
+            refused => Some(StreamFacts {
+                refused,
+                ..facts.unwrap_or_default()
+            }),
+        }
+    }
+
+    /// The pod serves no session any more: its stream ends, and it gets no other.
+    pub fn refuse(&self, pod_uid: &str, why: &str) {
+        self.inner.lock().refuse(pod_uid, why);
     }
 
     /// The pod of a stream, by its token.

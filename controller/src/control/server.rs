@@ -57,10 +57,12 @@ impl Control for ControlService {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let stream = AttachedStream {
             context,
+            led: self.context.clone(),
             pod,
             sender,
             incoming: request.into_inner(),
             acknowledged: 0,
+            settled: false,
         };
         tokio::spawn(stream.serve());
         let outgoing = tokio_stream::StreamExt::map(ReceiverStream::new(receiver), Ok);
@@ -99,11 +101,15 @@ async fn within<T>(work: impl Future<Output = T>) -> Result<T, Status> {
 
 struct AttachedStream {
     context: Arc<Context>,
+    /// Changes when this replica leads no more.
+    led: tokio::sync::watch::Receiver<Option<Arc<Context>>>,
     pod: PodIdentity,
     sender: mpsc::Sender<ToSidecar>,
     incoming: Streaming<FromSidecar>,
     /// Highest number of an event that the sidecar was told to forget.
     acknowledged: u64,
+    /// The run on it has ended and all of its events are durable.
+    settled: bool,
 }
 
 impl AttachedStream {
@@ -177,7 +183,8 @@ impl AttachedStream {
         if connection.is_none() {
             self.poke();
         }
-        connection.ok_or_else(|| Status::permission_denied("another key was proven for this pod before"))
+        connection
+            .ok_or_else(|| Status::permission_denied("the pod is refused: it showed another key, or isn't as rendered"))
     }
 
     /// What the sidecar says it holds, as far as the session's status says the same of this pod. A bound pod that
@@ -206,6 +213,9 @@ impl AttachedStream {
         let same = hello.session_uid == uid && incarnation == status.incarnation;
         if same {
             self.context.event_writer.restart(&uid);
+            let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+            let (told, acknowledged) = (number(hello.events_told), number(hello.events_acknowledged));
+            self.context.runs.resume(&uid, incarnation, told, acknowledged);
             self.context
                 .sessions_on_pods
                 .set(&self.pod.uid, name, &uid, incarnation);
@@ -215,7 +225,10 @@ impl AttachedStream {
 
     /// Until the stream ends, the token expires, or another stream takes its place. Says why.
     async fn carry(&mut self, connection: u64) -> &'static str {
-        let mut commits = self.context.projection_commits();
+        let (mut commits, mut led) = (self.context.projection_commits(), self.led.clone());
+        if led.borrow_and_update().is_none() {
+            return "this replica leads no more";
+        }
         loop {
             if !self.context.registry.is_current(&self.pod.uid, connection) {
                 return "another stream took its place, or the pod is refused";
@@ -230,6 +243,7 @@ impl AttachedStream {
                     Ok(None) | Err(_) => return "the sidecar has gone",
                 },
                 () = tokio::time::sleep(left) => return "the token has expired",
+                _ = led.changed() => return "this replica leads no more",
                 _ = commits.changed() => if self.acknowledge() { return "its events were let go of; it tells them anew" },
             }
         }
@@ -328,7 +342,18 @@ impl AttachedStream {
             self.acknowledged = client_seq;
             self.send_acknowledgement(&link, client_seq);
         }
+        self.settle(&link);
         self.context.event_writer.wants_restart(&link.session_uid)
+    }
+
+    /// The last event of a run that ended is durable: the session needs its sandbox no more.
+    fn settle(&mut self, link: &Link) {
+        let run = self.context.runs.facts(&link.session_uid, link.incarnation);
+        let settled = run.exited.is_some() && run.durable;
+        if settled && !self.settled {
+            self.context.queues.sessions.poke(link.session.clone());
+        }
+        self.settled = settled;
     }
 
     fn send_acknowledgement(&self, link: &Link, client_seq: u64) {

@@ -220,7 +220,7 @@ async fn assign(
                 why,
                 "pod refused"
             );
-            context.registry.update(pod_uid, |facts| facts.refused = Some(why));
+            context.registry.refuse(pod_uid, &why);
             context.queues.sessions.poke(name.clone());
             return Ok(());
         }

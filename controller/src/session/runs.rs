@@ -55,6 +55,23 @@ impl Runs {
         }
     }
 
+    /// What a sidecar says it has told another leader, and had acknowledged. 0 says nothing.
+    pub fn resume(&self, session_uid: &str, incarnation: i64, told: i64, acknowledged: i64) {
+        let mut runs = self.inner.lock();
+        let run = runs.entry(session_uid.to_owned()).or_default();
+        if told == 0 || incarnation < run.incarnation {
+            return;
+        }
+        if incarnation > run.incarnation {
+            *run = Run {
+                incarnation,
+                ..Run::default()
+            };
+        }
+        run.told = run.told.max(told);
+        run.committed = run.committed.max(acknowledged);
+    }
+
     /// Postgres holds everything up to this number.
     pub fn committed(&self, session_uid: &str, incarnation: i64, number: i64) {
         if let Some(run) = self

@@ -101,6 +101,8 @@ impl Bond {
             highest_revision: inner.held.gate.revision,
             incarnation: bound.map_or(0, |bound| bound.incarnation),
             session_uid: bound.map(|bound| bound.session_uid.clone()).unwrap_or_default(),
+            events_told: inner.spool.told(),
+            events_acknowledged: inner.spool.acked(),
         }
     }
 

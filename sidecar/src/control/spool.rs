@@ -123,6 +123,11 @@ impl Spool {
         self.acked
     }
 
+    /// Highest number so far; one more while a gap waits for its event.
+    pub fn told(&self) -> u64 {
+        self.next.saturating_sub(1) + u64::from(self.dropped.events > 0)
+    }
+
     /// Whether nothing is left to be told.
     pub fn is_empty(&self) -> bool {
         self.events.is_empty() && self.dropped.events == 0

@@ -42,11 +42,13 @@ write_containerd_config() {
 		      TypeUrl = "io.containerd.runsc.v1.options"
 		      ConfigPath = "$state/containerd/runsc.toml"
 	END
+	# net-raw: legacy iptables needs it. host-uds: the sidecar's socket, in a volume, is reached by another container.
 	cat >"$state/containerd/runsc.toml" <<-END
 		[runsc_config]
 		  platform = "systrap"
 		  ignore-cgroups = "true"
 		  net-raw = "true"
+		  host-uds = "all"
 	END
 }
 
@@ -108,10 +110,8 @@ start_kube_proxy() {
 
 add_gvisor() {
 	local folder program
-	step "building gVisor if need be"
 	folder=$(go_set gvisor)
 	for program in "$folder"/bin/*; do ln -sf "$program" "$state/bin/"; done
-	[ -e "$state/bin/containerd-shim-runsc-v1" ] || ln -sf "$folder/bin/shim" "$state/bin/containerd-shim-runsc-v1"
 	kubectl apply -f "$here/manifests/gvisor.yaml" >/dev/null
 	step "RuntimeClass gvisor"
 }

@@ -1,5 +1,6 @@
 //! The running cluster: clients and addresses.
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
@@ -15,6 +16,8 @@ pub struct Cluster {
     pub client: Client,
     /// Berth's database, as its application user.
     pub database: PgPool,
+    /// Folder of the cluster's state.
+    pub folder: PathBuf,
     /// Base URL of the forge.
     pub forge: String,
     /// Administrator of the forge, and the password.
@@ -34,6 +37,7 @@ pub async fn cluster() -> Result<Cluster> {
         database: PgPoolOptions::new()
             .max_connections(2)
             .connect_lazy(&variable("BERTH_DATABASE_URL")?)?,
+        folder: variable("BERTH_CLUSTER_DIR")?.into(),
         forge: variable("BERTH_GITEA_URL")?,
         forge_login: (variable("BERTH_GITEA_USER")?, variable("BERTH_GITEA_PASSWORD")?),
     })

@@ -1,5 +1,6 @@
 //! A team: a namespace with a warm pool, and waits for what happens in it.
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::time::Duration;
 
@@ -63,22 +64,34 @@ impl Team {
     /// A namespace whose pool `pool` of this size is warm. The harness is a shell that runs the prompt.
     pub async fn with_pool(cluster: &Cluster, purpose: &str, replicas: i32) -> Result<Self> {
         let team = Self::create(cluster, purpose).await?;
-        team.apply(&team.pool(replicas)).await?;
-        team.wait::<AgentPool>("pool", "a warm pool", POOL_WARM, |pool| {
-            let wanted = format!("{replicas}/{replicas}");
+        team.warm(&team.pool(replicas)).await?;
+        Ok(team)
+    }
+
+    /// Applies a pool and waits until its sandboxes are warm.
+    pub async fn warm(&self, pool: &serde_json::Value) -> Result<AgentPool> {
+        self.apply(pool).await?;
+        let replicas = pool["spec"]["replicas"].as_i64().context("the pool has replicas")?;
+        let wanted = format!("{replicas}/{replicas}");
+        let name = pool["metadata"]["name"].as_str().context("the pool has a name")?;
+        self.wait::<AgentPool>(name, "a warm pool", POOL_WARM, |pool| {
             pool.status
                 .as_ref()
                 .is_some_and(|status| status.warm.as_ref() == Some(&wanted))
         })
-        .await?;
-        Ok(team)
+        .await
     }
 
-    /// The pool's manifest.
+    /// The manifest of pool `pool`.
     pub fn pool(&self, replicas: i32) -> serde_json::Value {
+        self.pool_named("pool", replicas)
+    }
+
+    /// The manifest of a pool. Its harness is a shell that runs the prompt.
+    pub fn pool_named(&self, name: &str, replicas: i32) -> serde_json::Value {
         let harness = json!({ "kind": "Custom", "image": "localhost/berth-agent-base:dev", "command": ["sh", "-s"] });
         json!({
-            "apiVersion": "berth.dev/v1alpha1", "kind": "AgentPool", "metadata": { "name": "pool" },
+            "apiVersion": "berth.dev/v1alpha1", "kind": "AgentPool", "metadata": { "name": name },
             "spec": { "harness": harness, "replicas": replicas },
         })
     }
@@ -116,6 +129,51 @@ impl Team {
         self.apply(&serde_json::from_str(&session_yaml(name, prompt))?)
             .await
             .map(drop)
+    }
+
+    /// Applies a session of a pool by name, with more fields in its spec.
+    pub async fn session_of(&self, pool: &str, name: &str, prompt: &str, lifecycle: &serde_json::Value) -> Result<()> {
+        let mut session: serde_json::Value = serde_json::from_str(&session_yaml(name, prompt))?;
+        session["spec"]["poolRef"]["name"] = pool.into();
+        session["spec"]["lifecycle"] = lifecycle.clone();
+        self.apply(&session).await.map(drop)
+    }
+
+    /// The SandboxClaims of this namespace.
+    pub fn claims(&self) -> Api<DynamicObject> {
+        let kind = GroupVersionKind::gvk("extensions.agents.x-k8s.io", "v1beta1", "SandboxClaim");
+        Api::namespaced_with(
+            self.cluster.client.clone(),
+            &self.namespace,
+            &ApiResource::from_gvk(&kind),
+        )
+    }
+
+    /// Waits until no claim is left.
+    pub async fn claims_gone(&self) -> Result<()> {
+        let mut left = BTreeSet::new();
+        let mut events = std::pin::pin!(watcher(self.claims(), watcher::Config::default()).default_backoff());
+        let watch = async {
+            while let Some(event) = events.try_next().await? {
+                let whole = !matches!(event, watcher::Event::Init);
+                match event {
+                    watcher::Event::Init => left.clear(),
+                    watcher::Event::InitApply(claim) | watcher::Event::Apply(claim) => {
+                        left.insert(claim.name_any());
+                    }
+                    watcher::Event::Delete(claim) => {
+                        left.remove(&claim.name_any());
+                    }
+                    watcher::Event::InitDone => {}
+                }
+                if whole && left.is_empty() {
+                    return Ok(());
+                }
+            }
+            bail!("the watch ended")
+        };
+        let done = tokio::time::timeout(SESSION, watch).await;
+        done.with_context(|| format!("claims are left in {}", self.namespace))?
     }
 
     /// Applies a GitSource that follows `main` of a repository.

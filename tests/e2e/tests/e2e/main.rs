@@ -5,6 +5,8 @@
 #![cfg(test)]
 
 mod disruptive;
+mod grant;
+mod gvisor;
 mod identity;
 mod manifests;
 mod pool;

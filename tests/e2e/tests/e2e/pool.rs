@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use berth_crds::{AgentPool, Phase};
+use berth_crds::{AgentPool, AgentSession, Phase};
 use berth_e2e::{Team, cluster};
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::ResourceExt;
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::{Api, ListParams, Patch, PatchParams};
 use serde_json::json;
 
 fn current(pool: &AgentPool) -> Option<String> {
@@ -71,6 +71,107 @@ async fn a_namespace_that_refuses_the_pod_is_quoted() -> Result<()> {
     };
     team.wait::<AgentPool>("pool", "refusal", Duration::from_secs(30), stalled)
         .await?;
+    team.end().await
+}
+
+/// Puts this CA where the namespace's sidecars look for the controller's, and gives the one that was there.
+async fn trust(team: &Team, authority: &str) -> Result<String> {
+    let maps = team.api::<ConfigMap>();
+    let before = maps.get("berth-ca").await?.data.unwrap_or_default();
+    let patch = json!({ "data": { "ca.crt": authority } });
+    maps.patch("berth-ca", &PatchParams::default(), &Patch::Merge(&patch))
+        .await?;
+    before.get("ca.crt").cloned().context("berth-ca has a CA")
+}
+
+fn stalled_for(pool: &AgentPool, reason: &str) -> bool {
+    let conditions = pool.status.as_ref().map(|status| status.conditions.as_slice());
+    let is = |it: &k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition| {
+        (it.type_.as_str(), it.status.as_str(), it.reason.as_str()) == ("Stalled", "True", reason)
+    };
+    conditions.unwrap_or_default().iter().any(is)
+}
+
+#[tokio::test]
+async fn a_pool_whose_sandboxes_do_not_attach_burns_no_claims_and_harms_no_other() -> Result<()> {
+    let team = Team::create(&cluster().await?, "breaker").await?;
+    team.warm(&team.pool_named("other", 1)).await?;
+    let mut pool = team.pool(0);
+    pool["spec"]["startupDeadline"] = "15s".into();
+    team.warm(&pool).await?;
+    // A CA that did not sign the controller's certificate: sidecars start, and refuse the stream.
+    let foreign = team
+        .wait::<ConfigMap>("kube-root-ca.crt", "CA", Duration::from_secs(30), |_| true)
+        .await?;
+    let foreign = foreign
+        .data
+        .and_then(|data| data.get("ca.crt").cloned())
+        .context("a CA")?;
+    let ours = trust(&team, &foreign).await?;
+
+    for number in 0..5 {
+        team.session(&format!("s-{number}"), "true").await?;
+    }
+    let broken = |pool: &AgentPool| stalled_for(pool, "SandboxesDoNotAttach");
+    team.wait::<AgentPool>("pool", "breaker", Duration::from_mins(1), broken)
+        .await?;
+    team.session("late", "true").await?;
+    for name in ["s-0", "s-1", "s-2", "s-3", "s-4", "late"] {
+        team.condition(name, "Ready", "False", "SandboxesDoNotAttach").await?;
+    }
+    let claims = team.claims().list(&ListParams::default()).await?;
+    let claims: Vec<String> = claims
+        .iter()
+        .filter(|claim| claim.metadata.deletion_timestamp.is_none())
+        .map(ResourceExt::name_any)
+        .collect();
+    assert!(claims.is_empty(), "{claims:?}");
+    let late = team.api::<AgentSession>().get("late").await?;
+    assert_eq!(
+        late.status.map(|status| (status.incarnation, status.failed_binds)),
+        Some((0, 0))
+    );
+    team.session_of("other", "beside", "true", &json!({})).await?;
+    team.phase("beside", Phase::Succeeded).await?;
+
+    // Mended, the pool is tried again after half a minute.
+    trust(&team, &ours).await?;
+    for name in ["s-0", "s-1", "s-2", "s-3", "s-4", "late"] {
+        let ended =
+            |session: &AgentSession| session.status.as_ref().and_then(|status| status.phase) == Some(Phase::Succeeded);
+        team.wait::<AgentSession>(name, "success", Duration::from_mins(2), ended)
+            .await?;
+    }
+    team.wait::<AgentPool>("pool", "recovery", Duration::from_mins(1), |pool| !broken(pool))
+        .await?;
+    team.end().await
+}
+
+#[tokio::test]
+async fn a_pod_of_an_edited_template_is_never_bound() -> Result<()> {
+    let team = Team::create(&cluster().await?, "edited").await?;
+    let pair = current(&team.warm(&team.pool(0)).await?).context("a pair")?;
+    // Admission lets agent-sandbox write templates: the test is what would have taken it over.
+    let account = "--as=system:serviceaccount:agent-sandbox-system:agent-sandbox-controller";
+    let group = "--as-group=system:masters";
+    let patch = r#"[{"op":"add","path":"/spec/podTemplate/spec/containers/0/env","value":[{"name":"X","value":"1"}]}]"#;
+    team.kubectl(&[
+        "patch",
+        "sandboxtemplate",
+        &pair,
+        "--type=json",
+        "-p",
+        patch,
+        account,
+        group,
+    ])?;
+    team.session("s", "true").await?;
+    let session = team.condition("s", "Ready", "False", "PodNotAsRendered").await?;
+    let status = session.status.context("a status")?;
+    let said = berth_crds::condition::find(&status.conditions, berth_crds::ConditionType::Ready);
+    let said = said.map(|ready| ready.message.clone()).unwrap_or_default();
+    assert!(said.contains("containers[agent].env"), "{said}");
+    assert!(status.sandbox.is_none(), "{:?}", status.sandbox);
     team.end().await
 }
 

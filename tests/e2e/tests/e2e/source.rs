@@ -395,9 +395,8 @@ async fn a_crafted_repository_hurts_its_own_source_alone() -> Result<()> {
     team.end().await
 }
 
-#[tokio::test]
-async fn a_tree_of_sixty_thousand_files_is_refused_with_a_message() -> Result<()> {
-    let (team, repository) = team_with_repository("wide").await?;
+/// Pushes a commit of sixty thousand files, all of them one blob.
+fn push_wide(repository: &Repository) -> Result<()> {
     repository.write("empty", "")?;
     repository.push("Begin")?;
     let blob = repository.git(&["rev-parse", "HEAD:empty"])?;
@@ -421,7 +420,26 @@ async fn a_tree_of_sixty_thousand_files_is_refused_with_a_message() -> Result<()
         "origin",
         &format!("{}:refs/heads/main", commit.trim()),
     ])?;
-    team.source("source", &repository.url).await?;
+    Ok(())
+}
+
+/// Pushes a small pack of a large file and of its difference to a larger one. A hundred other files keep the forge from
+/// unpacking it, so that it is served as it is.
+fn push_deltas(repository: &Repository) -> Result<()> {
+    for (name, size) in [("one", 120 << 20), ("two", (120 << 20) + 1)] {
+        std::fs::File::create(repository.folder().join(name))?.set_len(size)?;
+    }
+    for number in 0..100 {
+        repository.write(&format!("small/{number}"), &number.to_string())?;
+    }
+    repository.git(&["add", "--all"])?;
+    repository.git(&["commit", "--quiet", "--message", "Add zeros"])?;
+    repository.git(&["repack", "-adfq", "--window=2"])?;
+    repository.git(&["push", "--quiet", "origin", "HEAD:main"]).map(drop)
+}
+
+/// Waits until a source can't be fetched for a reason that holds this word.
+async fn refuses(team: &Team, word: &str) -> Result<()> {
     let refused = |source: &GitSource| {
         let conditions = source
             .status
@@ -430,10 +448,38 @@ async fn a_tree_of_sixty_thousand_files_is_refused_with_a_message() -> Result<()
             .unwrap_or_default();
         conditions
             .iter()
-            .any(|it| it.reason == "FetchFailed" && it.message.contains("50000"))
+            .any(|it| it.reason == "FetchFailed" && it.message.contains(word))
     };
-    team.source_says("source", "refusal", refused).await?;
-    team.end().await
+    team.source_says("source", "refusal", refused).await.map(drop)
+}
+
+#[tokio::test]
+async fn a_wide_tree_and_a_bomb_of_deltas_hurt_their_own_sources_alone() -> Result<()> {
+    let (wide, files) = team_with_repository("wide").await?;
+    let (bomb, deltas) = team_with_repository("bomb").await?;
+    let (team, repository) = team_with_repository("unhurt").await?;
+    push_wide(&files)?;
+    push_deltas(&deltas)?;
+    repository.write("pool.yaml", &team.pool(0).to_string())?;
+    let first = repository.push("Add a pool")?;
+    team.source("source", &repository.url).await?;
+    handles(&team, &first).await?;
+
+    wide.source("source", &files.url).await?;
+    bomb.source("source", &deltas.url).await?;
+    repository.write("s.yaml", &session_yaml("s", "true"))?;
+    let commit = repository.push("Add a session meanwhile")?;
+    let (applied, (), ()) = tokio::try_join!(
+        handles(&team, &commit),
+        refuses(&wide, "50000"),
+        refuses(&bomb, "memory")
+    )?;
+    assert_eq!(reason(&applied), "Applied");
+    team.phase("s", Phase::Succeeded).await?;
+    for team in [wide, bomb, team] {
+        team.end().await?;
+    }
+    Ok(())
 }
 
 #[tokio::test]
