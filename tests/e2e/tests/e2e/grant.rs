@@ -1,4 +1,4 @@
-//! Bindings and policies: what this release says of them.
+//! Bindings and policies: their statuses are written once for a generation.
 
 use std::time::Duration;
 
@@ -26,27 +26,25 @@ fn policy(name: &str) -> String {
         .to_string()
 }
 
-/// `Ready=False` and `Stalled=True`, both for this generation and this reason.
-fn says_so(conditions: &[Condition], observed: i64, generation: i64) -> bool {
-    let is = |type_: &str, status: &str| {
-        conditions.iter().any(|it| {
-            (it.type_.as_str(), it.status.as_str(), it.reason.as_str()) == (type_, status, "NotImplemented")
-                && it.observed_generation == Some(generation)
-        })
+/// `Ready` for this generation and this reason.
+fn says_so(conditions: &[Condition], observed: i64, generation: i64, (status, reason): (&str, &str)) -> bool {
+    let is = |it: &Condition| {
+        (it.type_.as_str(), it.status.as_str(), it.reason.as_str()) == ("Ready", status, reason)
+            && it.observed_generation == Some(generation)
     };
-    observed == generation && is("Ready", "False") && is("Stalled", "True")
+    observed == generation && conditions.iter().any(is)
 }
 
 async fn binding_says(team: &Team, name: &str, generation: i64) -> Result<CredentialBinding> {
-    team.wait::<CredentialBinding>(name, "NotImplemented", SAID, |binding| {
+    team.wait::<CredentialBinding>(name, "NotInSource", SAID, |binding| {
         let status = binding.status.clone().unwrap_or_default();
-        says_so(&status.conditions, status.observed_generation, generation)
+        says_so(&status.conditions, status.observed_generation, generation, ("False", "NotInSource"))
     })
     .await
 }
 
 #[tokio::test]
-async fn a_binding_says_once_for_each_generation_that_it_does_nothing_yet() -> Result<()> {
+async fn a_binding_says_once_for_each_generation_why_it_grants_nothing() -> Result<()> {
     let team = Team::create(&cluster().await?, "binding").await?;
     team.apply(&binding("first", "a test")).await?;
     binding_says(&team, "first", 1).await?;
@@ -69,12 +67,12 @@ async fn a_binding_says_once_for_each_generation_that_it_does_nothing_yet() -> R
     let first = ("first".to_owned(), 200);
     assert_eq!(written, [first.clone(), first, ("second".to_owned(), 200)]);
     let table = team.kubectl(&["get", "credentialbindings"])?;
-    assert!(table.contains("NotImplemented"), "{table}");
+    assert!(table.contains("NotInSource"), "{table}");
     team.end().await
 }
 
 #[tokio::test]
-async fn a_policy_says_once_that_it_does_nothing_yet() -> Result<()> {
+async fn a_policy_says_once_that_it_is_in_force() -> Result<()> {
     let team = Team::create(&cluster().await?, "policy").await?;
     let name = team.namespace.clone();
     let file = tempfile::NamedTempFile::new()?;
@@ -94,7 +92,7 @@ async fn a_policy_says_once_that_it_does_nothing_yet() -> Result<()> {
 async fn policy_says(policies: &Api<GrantPolicy>, name: &str) -> Result<()> {
     let says = |policy: Option<&GrantPolicy>| {
         let status = policy.and_then(|policy| policy.status.clone()).unwrap_or_default();
-        says_so(&status.conditions, status.observed_generation, 1)
+        says_so(&status.conditions, status.observed_generation, 1, ("True", "PolicyReady"))
     };
     tokio::time::timeout(SAID, await_condition(policies.clone(), name, says))
         .await
