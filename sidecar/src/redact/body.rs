@@ -209,11 +209,17 @@ impl Pipe {
         }
     }
 
-    fn redact(&mut self, data: Bytes, ready: &mut VecDeque<Bytes>) -> Result<(), Error> {
-        if let Some(frames) = &mut self.frames {
-            frames.check(&data)?;
+    fn redact(&mut self, mut data: Bytes, ready: &mut VecDeque<Bytes>) -> Result<(), Error> {
+        let ended = self.frames.as_mut().map_or(Ok(0), |frames| frames.check(&data))?;
+        if ended > 0 {
+            // A message is passed whole: its receiver may have to answer before the next one comes.
+            ready.extend(self.redactor.push(data.split_to(ended)));
+            let rest = self.redactor.end_message();
+            ready.extend((!rest.is_empty()).then_some(rest));
         }
-        ready.extend(self.redactor.push(data));
+        if !data.is_empty() {
+            ready.extend(self.redactor.push(data));
+        }
         Ok(())
     }
 

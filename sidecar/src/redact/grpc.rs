@@ -52,13 +52,17 @@ impl Frames {
         })
     }
 
-    /// Looks at the next bytes.
-    pub fn check(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
+    /// Looks at the next bytes. Says up to where whole messages reach in them, 0 when none ends here.
+    pub fn check(&mut self, mut bytes: &[u8]) -> Result<usize, Error> {
+        let (total, mut ended) = (bytes.len(), 0);
         while let Some((&first, after)) = bytes.split_first() {
             if self.rest > 0 {
                 let within = self.rest.min(bytes.len());
                 self.rest -= within;
                 bytes = &bytes[within..];
+                if self.rest == 0 {
+                    ended = total - bytes.len();
+                }
                 continue;
             }
             match self.prefix {
@@ -73,7 +77,7 @@ impl Frames {
             }
             bytes = after;
         }
-        Ok(())
+        Ok(ended)
     }
 
     /// At the end of the stream.

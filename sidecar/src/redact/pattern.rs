@@ -72,6 +72,7 @@ pub struct Patterns {
     replacements: Vec<Replacement>,
     stubs: Vec<Box<str>>,
     shape: Shape,
+    delimiters: Box<[bool; 256]>,
 }
 
 struct Replacement {
@@ -121,6 +122,7 @@ impl Patterns {
             index: Index::new(&all.iter().map(|bytes| bytes.as_slice()).collect::<Vec<_>>()),
             replacements,
             stubs,
+            delimiters: Box::new(shape.delimiters()),
             shape,
         })
     }
@@ -133,6 +135,11 @@ impl Patterns {
     /// The most bytes a match can have, by shape: no single pattern need be that long.
     pub fn longest(&self) -> usize {
         self.shape.longest()
+    }
+
+    /// Bytes that can occur in no form of a secret, by value.
+    pub(super) fn delimiters(&self) -> &[bool; 256] {
+        &self.delimiters
     }
 
     /// What release points may depend on.

@@ -14,7 +14,6 @@ use super::pattern::{Patterns, Width};
 /// Replaces the secrets of one stream.
 pub struct Redactor {
     patterns: Arc<Patterns>,
-    delimiters: Box<[bool; 256]>,
     width: Width,
     /// Without a delimiter, at most L−1 bytes, of which none begins a match that is already whole.
     held: Bytes,
@@ -25,7 +24,6 @@ impl Redactor {
     /// Begins a stream.
     pub fn new(patterns: Arc<Patterns>, width: Width) -> Self {
         Self {
-            delimiters: Box::new(patterns.shape().delimiters()),
             patterns,
             width,
             held: Bytes::new(),
@@ -56,12 +54,18 @@ impl Redactor {
         released
     }
 
-    /// Ends the stream: the rest.
-    pub fn finish(mut self) -> (Bytes, u64) {
+    /// Ends a message of the stream, by its framing, which is public: the rest of it. A secret that lies across two
+    /// messages isn't found.
+    pub fn end_message(&mut self) -> Bytes {
         let mut released = Vec::with_capacity(1);
         let held = mem::take(&mut self.held);
         self.release(&held, held.len(), &mut released);
-        (released.pop().unwrap_or_default(), self.count)
+        released.pop().unwrap_or_default()
+    }
+
+    /// Ends the stream: the rest.
+    pub fn finish(mut self) -> (Bytes, u64) {
+        (self.end_message(), self.count)
     }
 
     /// How many secrets were replaced so far.
@@ -74,7 +78,7 @@ impl Redactor {
         let total = self.held.len() + chunk.len();
         let by_position = total.saturating_sub(self.reach());
         let tail = &chunk[chunk.len().saturating_sub(self.reach())..];
-        let after_delimiter = tail.iter().rposition(|&byte| self.delimiters[usize::from(byte)]);
+        let after_delimiter = tail.iter().rposition(|&byte| self.patterns.delimiters()[usize::from(byte)]);
         after_delimiter.map_or(by_position, |at| total - tail.len() + at + 1)
     }
 

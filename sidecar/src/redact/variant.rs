@@ -85,7 +85,9 @@ fn percent(value: &[u8], found: &mut Variants, instead: &Instead) {
 }
 
 /// What libraries leave as it is: whether letters and digits, and which other bytes.
-const PERCENT_KEPT: [(bool, &[u8]); 11] = [
+const PERCENT_KEPT: [(bool, &[u8]); 12] = [
+    // Nothing but letters and digits: Rust's NON_ALPHANUMERIC.
+    (true, b""),
     // RFC 3986's unreserved characters.
     (true, b"-._~"),
     // Python's quote.

@@ -46,7 +46,11 @@ async fn main() -> Result<()> {
         println!("proxy      the sidecar beside hudsucker, Envoy, mitmproxy and no proxy, without a cluster");
         return Ok(());
     }
-    match arguments.name.as_deref().context("name a benchmark; --list names them")? {
+    match arguments
+        .name
+        .as_deref()
+        .context("name a benchmark; --list names them")?
+    {
         #[cfg(feature = "cluster")]
         "sessions" => {
             let directory = arguments.cluster_dir.context("BERTH_CLUSTER_DIR isn't set")?;
@@ -54,7 +58,10 @@ async fn main() -> Result<()> {
             report::publish("sessions", &rows)
         }
         #[cfg(feature = "proxy")]
-        "proxy" => report::publish("proxy", &proxy::measure(&arguments.proxy, arguments.n.unwrap_or(3)).await?),
+        "proxy" => report::publish(
+            "proxy",
+            &proxy::measure(&arguments.proxy, arguments.n.unwrap_or(3)).await?,
+        ),
         #[cfg(feature = "proxy")]
         proxy::ORIGIN => proxy::serve_origin().await,
         other => bail!("no benchmark is called {other}; --list names them"),

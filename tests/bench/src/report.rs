@@ -91,7 +91,9 @@ pub(crate) fn publish(name: &str, rows: &[Row]) -> Result<()> {
         let met = row.met.map_or("-", |met| if met { "yes" } else { "NO" });
         let (value, other) = (number(Some(row.value)), number(row.beside_value));
         let side = if row.floor { ">= " } else { "<= " };
-        let goal = row.goal.map_or_else(|| "-".to_owned(), |goal| format!("{side}{goal:.2}"));
+        let goal = row
+            .goal
+            .map_or_else(|| "-".to_owned(), |goal| format!("{side}{goal:.2}"));
         let ratio = number(row.ratio);
         let (figure, unit, beside) = (&row.figure, row.unit, row.beside.unwrap_or("-"));
         println!("{figure:<48} {value:>9} {unit:<7} {beside:<24} {other:>9} {ratio:>6} {goal:>8} {met}");
@@ -119,6 +121,9 @@ mod tests {
         assert_eq!(Row::new("a", 26.0, "ms").beside("b", 20.0).at_most(1.3).met, Some(true));
         assert_eq!(Row::new("a", 26.0, "ms").at_most(1.3).met, Some(false));
         #[cfg(feature = "proxy")]
-        assert_eq!(Row::new("a", 26.0, "ms").beside("b", 20.0).at_least(1.3).met, Some(true));
+        assert_eq!(
+            Row::new("a", 26.0, "ms").beside("b", 20.0).at_least(1.3).met,
+            Some(true)
+        );
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::{ClientConfig, RootCertStore};
@@ -24,8 +25,13 @@ use crate::sidecar::Sidecar;
 /// A tunnel's inside.
 pub type Tls = TlsStream<TcpStream>;
 
-/// A request's body over HTTP/2.
+/// The body of a request or an answer that hyper sends.
 pub type Body = UnsyncBoxBody<Bytes, anyhow::Error>;
+
+/// A body that is all there.
+pub fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+}
 
 /// An answer, read whole.
 #[derive(Clone, Debug)]
@@ -68,11 +74,22 @@ pub async fn connect(proxy: SocketAddr, authority: &str) -> Result<(Response, Tc
 
 /// A tunnel with TLS that names `sni`.
 pub async fn tunnel(sidecar: &Sidecar, authority: &str, sni: &str, protocols: &[&str]) -> Result<Tls> {
-    let (response, stream) = connect(sidecar.proxy, authority).await?;
+    tunnel_through(sidecar.proxy, &sidecar.ca(), authority, sni, protocols).await
+}
+
+/// The same, through the proxy at an address, whose authority is in a file.
+pub async fn tunnel_through(
+    proxy: SocketAddr,
+    ca: &Path,
+    authority: &str,
+    sni: &str,
+    protocols: &[&str],
+) -> Result<Tls> {
+    let (response, stream) = connect(proxy, authority).await?;
     if response.status != 200 {
         bail!("CONNECT was answered with {}", response.status);
     }
-    let connector = TlsConnector::from(Arc::new(tls(&sidecar.ca(), protocols)?));
+    let connector = TlsConnector::from(Arc::new(tls(ca, protocols)?));
     Ok(connector.connect(ServerName::try_from(sni.to_owned())?, stream).await?)
 }
 
@@ -160,6 +177,35 @@ pub async fn read_head<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Response>
         head,
         body: Vec::new(),
     })
+}
+
+/// The head of a request, as a server reads it.
+pub async fn read_request<S: AsyncRead + Unpin>(stream: &mut S) -> Result<String> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await?);
+    }
+    Ok(String::from_utf8(head)?)
+}
+
+/// Reads a request's body without keeping it, and counts it.
+pub async fn discard<S: AsyncRead + Unpin>(stream: &mut S, head: &str) -> Result<u64> {
+    if let Some(length) = crate::origin::header(head, "content-length") {
+        let mut body = stream.take(length.parse()?);
+        return Ok(tokio::io::copy(&mut body, &mut tokio::io::sink()).await?);
+    }
+    if crate::origin::header(head, "transfer-encoding").is_none() {
+        return Ok(0);
+    }
+    let mut count = 0;
+    loop {
+        let size = u64::from_str_radix(&line(stream).await?, 16)?;
+        if size == 0 {
+            return Ok(count);
+        }
+        count += tokio::io::copy(&mut (&mut *stream).take(size), &mut tokio::io::sink()).await?;
+        line(stream).await?;
+    }
 }
 
 /// The rest of a chunked body.

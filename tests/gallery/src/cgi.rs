@@ -38,7 +38,7 @@ pub async fn git(root: &Path, request: Request<Incoming>) -> Result<Response<Ful
         .stderr(Stdio::inherit())
         .spawn()?;
     let mut input = program.stdin.take().context("no standard input")?;
-    let (_, output) = tokio::join!(
+    let ((), output) = tokio::join!(
         async {
             let _ = input.write_all(&body).await; // it may not want all of it
             drop(input);
@@ -57,9 +57,10 @@ fn respond(output: &[u8]) -> Result<Response<Full<Bytes>>> {
     let mut response = Response::builder();
     for line in head.split("\r\n") {
         let (name, value) = line.split_once(':').context("no header")?;
-        response = match name.eq_ignore_ascii_case("status") {
-            true => response.status(value.trim().split(' ').next().unwrap_or_default()),
-            false => response.header(name, value.trim()),
+        response = if name.eq_ignore_ascii_case("status") {
+            response.status(value.trim().split(' ').next().unwrap_or_default())
+        } else {
+            response.header(name, value.trim())
         };
     }
     Ok(response.body(Full::new(Bytes::copy_from_slice(body)))?)

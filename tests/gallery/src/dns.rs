@@ -9,8 +9,13 @@ use parking_lot::Mutex;
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
 
-/// Answers per name, each for one lookup of IPv4 addresses; the last one stays.
-pub type Zone = HashMap<String, Vec<Vec<IpAddr>>>;
+type Zone = HashMap<String, Name>;
+
+/// Addresses for each lookup, which is a question for IPv4 and one for IPv6; the last ones stay.
+struct Name {
+    lookups: Vec<Vec<IpAddr>>,
+    questions: usize,
+}
 
 /// A running name server.
 pub struct NameServer {
@@ -21,7 +26,8 @@ pub struct NameServer {
 }
 
 impl NameServer {
-    /// With these names; all others don't exist. No answer may be kept (TTL 0).
+    /// With these names and their addresses at each lookup, of which the last stay; all other names don't exist. No
+    /// answer may be kept (TTL 0).
     pub async fn start(zone: &[(&str, &[&[&str]])]) -> Result<Self> {
         let mut names = Zone::new();
         for (name, answers) in zone {
@@ -31,7 +37,8 @@ impl NameServer {
                     .map(|address| address.parse())
                     .collect::<Result<Vec<_>, _>>()
             };
-            names.insert((*name).to_owned(), answers.iter().map(parse).collect::<Result<_, _>>()?);
+            let lookups = answers.iter().map(parse).collect::<Result<_, _>>()?;
+            names.insert((*name).to_owned(), Name { lookups, questions: 0 });
         }
         let socket = UdpSocket::bind("127.0.0.1:0").await?;
         let address = socket.local_addr()?;
@@ -78,12 +85,14 @@ fn answer(query: &[u8], zone: &mut Zone, asked: &Mutex<Vec<String>>) -> Option<V
     let known = zone.get_mut(&name);
     let failure = if known.is_some() { 0 } else { NAME_ERROR };
     let mut addresses = Vec::new();
-    if let Some(answers) = known {
-        addresses = answers.first().cloned().unwrap_or_default();
+    if let Some(Name { lookups, questions }) = known {
+        addresses = lookups
+            .get(*questions / 2)
+            .or_else(|| lookups.last())
+            .cloned()
+            .unwrap_or_default();
         addresses.retain(|address| kind == if address.is_ipv4() { A } else { AAAA });
-        if kind == A && answers.len() > 1 {
-            answers.remove(0);
-        }
+        *questions += 1;
     }
     let mut bytes = query.get(..2)?.to_vec();
     bytes.extend([0x85, 0x80 | failure, 0, 1]);

@@ -1,10 +1,16 @@
 //! A server that an agent wants to reach: it keeps every decrypted byte of every connection, and answers what the test
 //! says.
 
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Result;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use rustls::ServerConfig;
@@ -14,6 +20,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+
+use crate::agent::Body;
 
 /// The authority that the sidecar is told to trust for upstreams.
 pub struct Authority {
@@ -41,6 +49,7 @@ pub struct Origin {
     log: Arc<Mutex<Vec<u8>>>,
     requests: Arc<Mutex<Vec<Seen>>>,
     connections: Arc<Mutex<usize>>,
+    running: Arc<Mutex<JoinSet<()>>>,
     _tasks: JoinSet<()>,
 }
 
@@ -73,6 +82,18 @@ impl Authority {
 }
 
 impl Seen {
+    /// A parsed request, written as HTTP/1.1 would write it.
+    fn of(request: &Request<Incoming>) -> Self {
+        let mut head = format!("{} {} {:?}\r\n", request.method(), request.uri(), request.version());
+        for (name, value) in request.headers() {
+            let _ = write!(head, "{name}: {}\r\n", String::from_utf8_lossy(value.as_bytes()));
+        }
+        Self {
+            head: format!("{head}\r\n"),
+            body: Vec::new(),
+        }
+    }
+
     /// The path and query that it asks for.
     pub fn target(&self) -> &str {
         self.head.split(' ').nth(1).unwrap_or_default()
@@ -120,6 +141,43 @@ impl Origin {
         })
     }
 
+    /// A server made of hyper, HTTP/2 if the sidecar chooses it from `protocols`.
+    pub async fn served<F, R>(authority: &Authority, names: &[&str], protocols: &[&str], answer: F) -> Result<Self>
+    where
+        F: Fn(Request<Incoming>) -> R + Clone + Send + Sync + 'static,
+        R: Future<Output = Result<Response<Body>>> + Send + 'static,
+    {
+        let requests: Arc<Mutex<Vec<Seen>>> = Arc::default();
+        let kept = Arc::clone(&requests);
+        let service = move |request: Request<Incoming>| {
+            kept.lock().push(Seen::of(&request));
+            answer(request)
+        };
+        let config = authority.server(names, protocols)?;
+        let origin = Self::raw(config, move |stream, _log| {
+            let service = service_fn(service.clone());
+            async move {
+                let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                let stream = TokioIo::new(stream);
+                // The other side may break off at any time.
+                if is_http2 {
+                    let _ = http2::Builder::new(TokioExecutor::new())
+                        .serve_connection(stream, service)
+                        .await;
+                } else {
+                    let _ = http1::Builder::new()
+                        .serve_connection(stream, service)
+                        .with_upgrades()
+                        .await;
+                }
+            }
+        });
+        Ok(Self {
+            requests,
+            ..origin.await?
+        })
+    }
+
     /// Whatever the test does with each connection once its TLS stands.
     pub async fn raw<F, R>(config: ServerConfig, serve: F) -> Result<Self>
     where
@@ -149,11 +207,12 @@ impl Origin {
         let (log, connections) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(0)));
         let (kept, counted) = (Arc::clone(&log), Arc::clone(&connections));
         let mut tasks = JoinSet::new();
+        let running = Arc::new(Mutex::new(JoinSet::new()));
+        let begun = Arc::clone(&running);
         tasks.spawn(async move {
-            let mut running = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 *counted.lock() += 1;
-                running.spawn(serve(stream, Arc::clone(&kept)));
+                begun.lock().spawn(serve(stream, Arc::clone(&kept)));
             }
         });
         Ok(Self {
@@ -161,8 +220,14 @@ impl Origin {
             log,
             requests: Arc::default(),
             connections,
+            running,
             _tasks: tasks,
         })
+    }
+
+    /// Closes all connections, without a word of TLS.
+    pub fn hang_up(&self) {
+        self.running.lock().abort_all();
     }
 
     /// Everything that arrived so far, on all connections.
@@ -250,7 +315,7 @@ async fn request<S: AsyncRead + Unpin>(
 }
 
 async fn more<S: AsyncRead + Unpin>(stream: &mut S, read: &mut Vec<u8>, log: &Mutex<Vec<u8>>) -> Result<bool> {
-    let mut buffer = [0; 16 << 10];
+    let mut buffer = vec![0; 16 << 10];
     let count = stream.read(&mut buffer).await?;
     read.extend_from_slice(&buffer[..count]);
     log.lock().extend_from_slice(&buffer[..count]);

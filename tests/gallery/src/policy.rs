@@ -37,18 +37,18 @@ pub fn route(name: &str, host: &str, port: u16, change: &Value) -> Value {
         "inject": { "header": { "name": "authorization", "forms": ["Bearer {}"] } },
         "addresses": ["127.0.0.0/8"],
     });
-    changed(route, change)
+    changed(&route, change)
 }
 
 /// The same without a credential.
 pub fn open(name: &str, host: &str, port: u16, change: &Value) -> Value {
     changed(
-        route(name, host, port, &json!({ "credential": null, "inject": null })),
+        &route(name, host, port, &json!({ "credential": null, "inject": null })),
         change,
     )
 }
 
-fn changed(route: Value, change: &Value) -> Value {
+fn changed(route: &Value, change: &Value) -> Value {
     let mut fields: Map<String, Value> = route.as_object().cloned().unwrap_or_default();
     for (name, value) in change.as_object().into_iter().flatten() {
         if value.is_null() {

@@ -11,6 +11,7 @@ use tokio::process::{Child, Command};
 
 use crate::origin::Authority;
 use crate::policy::{HOST, SECRET};
+use crate::sidecar;
 
 /// A running process.
 pub struct Process {
@@ -29,22 +30,13 @@ impl Process {
         limit: Option<u32>,
         environment: &[(&str, &str)],
     ) -> Result<Self> {
-        let directory = tempfile::tempdir()?;
-        let at = |name: &str| directory.path().join(name);
-        std::fs::write(at("upstream.crt"), &authority.pem)?;
-        std::fs::write(at("policy.yaml"), policy)?;
-        std::fs::write(at("token"), SECRET)?;
+        let directory = sidecar::lay_out(authority, policy, &[("token", SECRET)])?;
         let files = limit.map_or_else(String::new, |limit| format!("ulimit -n {limit}; "));
         let mut child = Command::new("sh")
             .args(["-c", &format!("{files}exec \"$0\" \"$@\"")])
             .arg(program)
-            .args(["--policy".as_ref(), at("policy.yaml").as_os_str()])
-            .args(["--audit".as_ref(), at("audit").as_os_str()])
-            .args(["--handoff".as_ref(), at("handoff").as_os_str()])
-            .args(["--state".as_ref(), at("state").as_os_str()])
-            .args(["--upstream-ca".as_ref(), at("upstream.crt").as_os_str()])
+            .args(sidecar::arguments(&directory))
             .args(["--resolve", &format!("{HOST}=127.0.0.1")])
-            .args(["--proxy-address", "127.0.0.1:0", "--transparent-address", "127.0.0.1:0"])
             .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -67,6 +59,11 @@ impl Process {
     /// A file beside the policy.
     pub fn file(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
+    }
+
+    /// Ends it at once.
+    pub async fn kill(mut self) -> Result<()> {
+        Ok(self.child.kill().await?)
     }
 
     /// Of `/proc/PID`.

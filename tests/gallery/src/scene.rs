@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
 
 use crate::agent::{self, Response};
 use crate::origin::{Answer, Authority, Origin};
@@ -67,6 +68,14 @@ impl Scene {
     /// Sends raw bytes through a tunnel of its own, and reads one answer.
     pub async fn send(&self, request: &str) -> Result<Response> {
         agent::send(&self.sidecar, &self.place, request).await
+    }
+
+    /// Sends raw bytes, ends its side, and gives every byte that comes until the proxy ends too.
+    pub async fn raw(&self, request: &str) -> Result<String> {
+        let mut stream = self.tunnel().await?;
+        stream.write_all(request.as_bytes()).await?;
+        stream.shutdown().await?;
+        Ok(String::from_utf8_lossy(&agent::rest(&mut stream).await?).into_owned())
     }
 
     /// `GET` with the stub.

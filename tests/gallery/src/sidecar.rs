@@ -1,23 +1,16 @@
 //! The sidecar as it stands beside an agent, with a policy from a file.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Result;
-use berth_egress::address::Vetting;
-use berth_sidecar::audit::Audit;
-use berth_sidecar::audit::sink::Sink;
-use berth_sidecar::cli::{Fixed, Place, Standalone};
+use berth_sidecar::cli::Standalone;
 use berth_sidecar::proxy::Proxy;
-use berth_sidecar::run::{self, Serving};
+use berth_sidecar::run::Serving;
 use berth_sidecar::standalone;
-use berth_sidecar::upstream::Upstream;
-use berth_sidecar::upstream::dial::Dialer;
-use berth_sidecar::upstream::resolve::Resolver;
-use berth_sidecar::upstream::tls::UpstreamTls;
 use berth_sidecar::vault::Offer;
+use clap::Parser;
 use ipnet::IpNet;
 use tempfile::TempDir;
 
@@ -39,13 +32,12 @@ impl Sidecar {
     /// With this policy (YAML); `hosts` are found on loopback, `values` are files beside the policy.
     pub async fn start(authority: &Authority, policy: &str, hosts: &[&str], values: &[(&str, &str)]) -> Result<Self> {
         let directory = lay_out(authority, policy, values)?;
-        let resolve: Result<Vec<Fixed>, String> =
-            hosts.iter().map(|host| format!("{host}=127.0.0.1").parse()).collect();
-        let place = Place {
-            resolve: resolve.map_err(anyhow::Error::msg)?,
-            ..place(directory.path())
-        };
-        Self::run(directory, place).await
+        let hosts = hosts
+            .iter()
+            .flat_map(|host| ["--resolve".to_owned(), format!("{host}=127.0.0.1")]);
+        let options = parse(&directory, hosts)?;
+        let (serving, shared) = standalone::start(&options).await?;
+        Ok(Self::of(serving, shared, directory))
     }
 
     /// With this policy, and names that are resolved by this name server; nothing of the cluster's networks is reached.
@@ -57,38 +49,11 @@ impl Sidecar {
         values: &[(&str, &str)],
     ) -> Result<Self> {
         let directory = lay_out(authority, policy, values)?;
-        let place = Place {
-            name_server: vec![name_server],
-            cluster_cidr: cluster.to_vec(),
-            ..place(directory.path())
-        };
-        let policy = standalone::load(&directory.path().join("policy.yaml"))?;
-        for directory in [&place.handoff, &place.state] {
-            std::fs::create_dir_all(directory)?;
-        }
-        let audit = Arc::new(Audit::new(Sink::lines(&directory.path().join("audit"))?));
-        let vetting = Vetting {
-            cluster: cluster.to_vec(),
-            own: Vec::new(),
-        };
-        let resolver = Resolver::asking(&place.name_server, HashMap::new(), vetting)?;
-        let upstream = Upstream::new(Dialer::new(resolver, UpstreamTls::new(&place.upstream_ca)?));
-        let proxy = Proxy {
-            upstream,
-            ..run::build(&place, audit)?
-        };
-        let shared = Arc::new(proxy);
-        standalone::adopt(&shared, policy);
-        let serving = run::serve(&place, &shared).await?;
-        Ok(Self::of(serving, shared, directory))
-    }
-
-    async fn run(directory: TempDir, place: Place) -> Result<Self> {
-        let options = Standalone {
-            policy: directory.path().join("policy.yaml"),
-            audit: directory.path().join("audit"),
-            place,
-        };
+        let more = ["--name-server".to_owned(), name_server.to_string()].into_iter();
+        let networks = cluster
+            .iter()
+            .flat_map(|network| ["--cluster-cidr".to_owned(), network.to_string()]);
+        let options = parse(&directory, more.chain(networks))?;
         let (serving, shared) = standalone::start(&options).await?;
         Ok(Self::of(serving, shared, directory))
     }
@@ -111,6 +76,11 @@ impl Sidecar {
     /// What only the sidecar can read.
     pub fn state(&self) -> PathBuf {
         self.directory.path().join("state")
+    }
+
+    /// A file beside the policy.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
     }
 
     /// The audit trail, as it is written.
@@ -146,7 +116,8 @@ impl Sidecar {
     }
 }
 
-fn lay_out(authority: &Authority, policy: &str, values: &[(&str, &str)]) -> Result<TempDir> {
+/// A directory with what the sidecar reads.
+pub(crate) fn lay_out(authority: &Authority, policy: &str, values: &[(&str, &str)]) -> Result<TempDir> {
     let directory = tempfile::tempdir()?;
     let at = |name: &str| directory.path().join(name);
     std::fs::write(at("upstream.crt"), &authority.pem)?;
@@ -157,16 +128,33 @@ fn lay_out(authority: &Authority, policy: &str, values: &[(&str, &str)]) -> Resu
     Ok(directory)
 }
 
-fn place(directory: &Path) -> Place {
-    let nowhere: SocketAddr = ([127, 0, 0, 1], 0).into();
-    Place {
-        handoff: directory.join("handoff"),
-        state: directory.join("state"),
-        proxy_address: nowhere,
-        transparent_address: nowhere,
-        upstream_ca: vec![directory.join("upstream.crt")],
-        cluster_cidr: Vec::new(),
-        resolve: Vec::new(),
-        name_server: Vec::new(),
+/// The command line of a sidecar in such a directory.
+pub(crate) fn arguments(directory: &TempDir) -> Vec<String> {
+    let at = |name: &str| directory.path().join(name).to_string_lossy().into_owned();
+    let pairs = [
+        ("--policy", at("policy.yaml")),
+        ("--audit", at("audit")),
+        ("--handoff", at("handoff")),
+        ("--state", at("state")),
+        ("--upstream-ca", at("upstream.crt")),
+        ("--proxy-address", "127.0.0.1:0".to_owned()),
+        ("--transparent-address", "127.0.0.1:0".to_owned()),
+    ];
+    pairs
+        .into_iter()
+        .flat_map(|(name, value)| [name.to_owned(), value])
+        .collect()
+}
+
+fn parse(directory: &TempDir, more: impl Iterator<Item = String>) -> Result<Standalone> {
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Standalone,
     }
+    let line = ["gallery".to_owned()]
+        .into_iter()
+        .chain(arguments(directory))
+        .chain(more);
+    Ok(Line::try_parse_from(line)?.options)
 }

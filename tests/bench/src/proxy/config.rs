@@ -36,17 +36,36 @@ pub(crate) fn policy(directory: &Path, port: u16, shape: Shape) -> Result<()> {
     for number in 0..CREDENTIALS.min(shape.routes) {
         let stub = STUB.replace("0000", &format!("{number:04}"));
         let redact = shape.redact;
-        writeln!(text, "  - {{name: TOKEN{number}, stub: {stub}, source: {{file: value{number}}}, redact: {redact}}}")?;
-        let value = if number == 0 { VALUE.to_owned() } else { format!("{VALUE}-{number:04}") };
+        writeln!(
+            text,
+            "  - {{name: TOKEN{number}, stub: {stub}, source: {{file: value{number}}}, redact: {redact}}}"
+        )?;
+        let value = if number == 0 {
+            VALUE.to_owned()
+        } else {
+            format!("{VALUE}-{number:04}")
+        };
         std::fs::write(directory.join(format!("value{number}")), value)?;
     }
     text.push_str("routes:\n");
     for number in 0..shape.routes {
-        let host = if number == 0 { HOST.to_owned() } else { format!("host{number}.example.com") };
+        let host = if number == 0 {
+            HOST.to_owned()
+        } else {
+            format!("host{number}.example.com")
+        };
         let credential = number % CREDENTIALS;
-        write!(text, "  - {{name: route{number}, host: {host}, ports: [{port}], methods: [GET, POST], paths: [/**], ")?;
-        write!(text, "credential: TOKEN{credential}, addresses: [127.0.0.0/8], ")?;
-        writeln!(text, "inject: {{header: {{name: authorization, forms: [\"Bearer {{}}\"]}}}}}}")?;
+        // Nothing that can be left out: the sidecar's YAML reader takes 250,000 nodes, and 10,000 routes have 230,000.
+        let loopback = if number == 0 { "addresses: [127.0.0.0/8], " } else { "" };
+        write!(
+            text,
+            "  - {{name: route{number}, host: {host}, ports: [{port}], methods: [GET, POST], {loopback}"
+        )?;
+        write!(text, "credential: TOKEN{credential}, ")?;
+        writeln!(
+            text,
+            "inject: {{header: {{name: authorization, forms: [\"Bearer {{}}\"]}}}}}}"
+        )?;
     }
     Ok(std::fs::write(directory.join("policy.yaml"), text)?)
 }

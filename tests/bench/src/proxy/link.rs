@@ -58,7 +58,9 @@ impl Way {
             connect(&mut stream, &self.authority()).await?;
         }
         let connector = TlsConnector::from(Arc::clone(&self.tls));
-        let stream = connector.connect(ServerName::try_from(authority::HOST)?, stream).await?;
+        let stream = connector
+            .connect(ServerName::try_from(authority::HOST)?, stream)
+            .await?;
         let (sender, driver) = http1::Builder::new().handshake(TokioIo::new(stream)).await?;
         Ok(Link {
             sender,
@@ -88,11 +90,15 @@ impl Link {
     pub(crate) async fn send(&mut self, mut request: Request<Body>) -> Result<Response<Incoming>> {
         request.headers_mut().insert(HOST, self.host.clone());
         let stub = format!("Bearer {STUB}");
-        request.headers_mut().insert(AUTHORIZATION, HeaderValue::try_from(stub)?);
+        request
+            .headers_mut()
+            .insert(AUTHORIZATION, HeaderValue::try_from(stub)?);
         drive(&mut self.driver, self.sender.ready()).await?;
         let response = drive(&mut self.driver, self.sender.send_request(request)).await?;
         if response.status() != StatusCode::OK {
-            let body = drive(&mut self.driver, response.into_body().collect()).await?.to_bytes();
+            let body = drive(&mut self.driver, response.into_body().collect())
+                .await?
+                .to_bytes();
             bail!("answered with {}", String::from_utf8_lossy(&body));
         }
         Ok(response)

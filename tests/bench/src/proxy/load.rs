@@ -23,6 +23,8 @@ pub(crate) struct Latency {
     pub(crate) p50: f64,
     /// In µs.
     pub(crate) p99: f64,
+    /// All, those included that weren't counted.
+    pub(crate) requests: f64,
 }
 
 /// `/hello` over and over on kept connections.
@@ -66,12 +68,14 @@ async fn run<C: Client>(clients: Vec<C>, time: Duration) -> Result<Latency> {
     let tasks = clients.into_iter().map(|mut client| {
         tokio::spawn(async move {
             let mut histogram = Histogram::<u64>::new(3)?;
+            let mut requests = 0.0;
             loop {
                 let began = Instant::now();
                 if began > end {
-                    return anyhow::Ok(histogram);
+                    return anyhow::Ok((histogram, requests));
                 }
                 client.step().await?;
+                requests += 1.0;
                 if began > counted {
                     histogram.record(u64::try_from(began.elapsed().as_nanos())?)?;
                 }
@@ -79,19 +83,23 @@ async fn run<C: Client>(clients: Vec<C>, time: Duration) -> Result<Latency> {
         })
     });
     let mut all = Histogram::<u64>::new(3)?;
-    for histogram in try_join_all(tasks).await? {
-        all.add(histogram?)?;
+    let mut requests = 0.0;
+    for ended in try_join_all(tasks).await? {
+        let (histogram, sent) = ended?;
+        all.add(histogram)?;
+        requests += sent;
     }
-    Ok(latency(&all, time))
+    Ok(latency(&all, time, requests))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts and nanoseconds are far below 2^52")]
-fn latency(histogram: &Histogram<u64>, time: Duration) -> Latency {
+fn latency(histogram: &Histogram<u64>, time: Duration, requests: f64) -> Latency {
     let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1e3;
     Latency {
         rate: histogram.len() as f64 / time.as_secs_f64(),
         p50: at(0.5),
         p99: at(0.99),
+        requests,
     }
 }
 
@@ -130,8 +138,8 @@ fn megabytes(began: Instant) -> f64 {
 }
 
 /// Opens this many event streams, each on a connection of its own, each past its first event.
-pub(crate) async fn open_streams(way: &Way, count: usize) -> Result<Vec<(Link, hyper::body::Incoming)>> {
-    let mut streams = Vec::with_capacity(count);
+pub(crate) async fn open_streams(way: &Way, count: u32) -> Result<Vec<(Link, hyper::body::Incoming)>> {
+    let mut streams = Vec::new();
     for _ in 0..count {
         let mut link = way.open().await?;
         let mut body = link.send(get("/sse")).await?.into_body();

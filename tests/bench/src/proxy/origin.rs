@@ -52,15 +52,23 @@ async fn converse(acceptor: TlsAcceptor, stream: TcpStream) {
     if stream.set_nodelay(true).is_err() {
         return;
     }
-    let Ok(stream) = acceptor.accept(stream).await else { return };
-    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service_fn(answer)).await;
+    let Ok(stream) = acceptor.accept(stream).await else {
+        return;
+    };
+    let _ = http1::Builder::new()
+        .serve_connection(TokioIo::new(stream), service_fn(answer))
+        .await;
 }
 
 async fn answer(request: Request<Incoming>) -> Result<Response<Body>, hyper::Error> {
     Ok(match request.uri().path() {
         "/hello" => Response::new(full(HELLO)),
         "/auth" => {
-            let echo = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
+            let echo = request
+                .headers()
+                .get(AUTHORIZATION)
+                .map(HeaderValue::as_bytes)
+                .unwrap_or_default();
             Response::new(full(Bytes::copy_from_slice(echo)))
         }
         "/upload" => {
@@ -89,7 +97,9 @@ fn full(bytes: impl Into<Bytes>) -> Body {
 fn large(media: &'static str, piece: Bytes) -> Response<Body> {
     let pieces = stream::iter(0..LARGE / PIECE as u64).map(move |_| Ok(Frame::data(piece.clone())));
     let mut response = Response::new(StreamBody::new(pieces).boxed_unsync());
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(media));
     response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(LARGE));
     response
 }
@@ -97,23 +107,26 @@ fn large(media: &'static str, piece: Bytes) -> Response<Body> {
 fn events() -> Response<Body> {
     let ticks = stream::unfold((), |()| async {
         tokio::time::sleep(Duration::from_secs(1)).await;
-        Some((event(), ()))
+        Some((EVENT, ()))
     });
-    let events = stream::iter([event()]).chain(ticks);
+    let events = stream::iter([EVENT])
+        .chain(ticks)
+        .map(|event| Ok(Frame::data(Bytes::from_static(event))));
     let mut response = Response::new(StreamBody::new(events).boxed_unsync());
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     response
-}
-
-fn event() -> Result<Frame<Bytes>, Infallible> {
-    Ok(Frame::data(Bytes::from_static(b"data: tick\n\n")))
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    response
 }
 
 /// The same bytes for everyone; a linear congruential generator's, which no matcher finds a pattern in.
 pub(crate) fn noise() -> Bytes {
     let next = |state: &u64| Some(state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1));
     let states = std::iter::successors(Some(1_u64), next);
-    states.flat_map(|state| state.to_be_bytes().into_iter().take(4)).take(PIECE).collect()
+    states
+        .flat_map(|state| state.to_be_bytes().into_iter().take(4))
+        .take(PIECE)
+        .collect()
 }
 
 fn text() -> Bytes {
@@ -121,4 +134,5 @@ fn text() -> Bytes {
     line.iter().copied().cycle().take(PIECE).collect()
 }
 
+const EVENT: &[u8] = b"data: tick\n\n";
 static HELLO: &[u8] = &[b'x'; 1024];

@@ -45,7 +45,7 @@ impl Kind {
         match self {
             Self::Berth(_) => place.sidecar.clone(),
             Self::Hudsucker => place.peers.join("hudsucker-0.25.0/release/peer-hudsucker"),
-            Self::Envoy => place.peers.join("envoy-1.40.0/bin/envoy"),
+            Self::Envoy => place.peers.join("envoy-1.40.0/envoy"),
             Self::Mitmproxy => place.peers.join("mitmproxy-11.0.2/bin/mitmdump"),
         }
     }
@@ -56,8 +56,10 @@ impl Kind {
         match self {
             Self::Berth(shape) => {
                 config::policy(directory, place.origin.port(), shape)?;
+                // Not beside the policy, whose directory is watched.
+                std::fs::create_dir(directory.join("trail"))?;
                 let flags = format!(
-                    "serve --policy policy.yaml --handoff handoff --state state --audit audit --proxy-address {listen} \
+                    "serve --policy policy.yaml --handoff handoff --state state --audit trail/uses --proxy-address {listen} \
                      --transparent-address 127.0.0.1:0 --resolve {}=127.0.0.1 --upstream-ca",
                     authority::HOST
                 );
@@ -71,15 +73,44 @@ impl Kind {
             Self::Envoy => {
                 let yaml = config::envoy(&place.certificates, port, place.origin.port());
                 std::fs::write(directory.join("envoy.yaml"), yaml)?;
-                command.args(["-c", "envoy.yaml", "--concurrency", "2", "--log-level", "error", "--use-dynamic-base-id"]);
+                command.args([
+                    "-c",
+                    "envoy.yaml",
+                    "--concurrency",
+                    "2",
+                    "--log-level",
+                    "error",
+                    "--use-dynamic-base-id",
+                ]);
             }
             Self::Mitmproxy => {
                 let read = |name| std::fs::read_to_string(place.certificates.join(name));
-                std::fs::write(directory.join("mitmproxy-ca.pem"), [read("ca.key")?, read("ca.crt")?].concat())?;
+                std::fs::write(
+                    directory.join("mitmproxy-ca.pem"),
+                    [read("ca.key")?, read("ca.crt")?].concat(),
+                )?;
                 std::fs::write(directory.join("addon.py"), config::mitmproxy())?;
-                let trust = format!("ssl_verify_upstream_trusted_ca={}", place.certificates.join("ca.crt").display());
-                command.args(["-q", "--listen-host", "127.0.0.1", "-s", "addon.py", "--set", "confdir=."]);
-                command.args(["--set", "stream_large_bodies=1m", "--set", &trust, "--listen-port", &port.to_string()]);
+                let trust = format!(
+                    "ssl_verify_upstream_trusted_ca={}",
+                    place.certificates.join("ca.crt").display()
+                );
+                command.args([
+                    "-q",
+                    "--listen-host",
+                    "127.0.0.1",
+                    "-s",
+                    "addon.py",
+                    "--set",
+                    "confdir=.",
+                ]);
+                command.args([
+                    "--set",
+                    "stream_large_bodies=1m",
+                    "--set",
+                    &trust,
+                    "--listen-port",
+                    &port.to_string(),
+                ]);
             }
         }
         Ok(command)
@@ -136,18 +167,27 @@ impl Peer {
 
     /// From here on the peak is counted anew (proc(5), `clear_refs`).
     pub(crate) fn forget_peak(&self) -> Result<()> {
-        Ok(std::fs::write(format!("/proc/{}/clear_refs", self.process()?), "5")?)
+        Ok(std::fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5")?)
     }
 
-    /// The Python package starts Envoy as itself or as a child.
-    fn process(&self) -> Result<u32> {
-        let own = self.child.id();
-        let children = std::fs::read_to_string(format!("/proc/{own}/task/{own}/children"))?;
-        Ok(children.split_whitespace().next().map_or(Ok(own), str::parse)?)
+    /// Time on a CPU so far, in µs.
+    pub(crate) fn cpu(&self) -> Result<f64> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        // The name, in brackets, may hold anything; utime and stime are the 14th and 15th field (proc(5)).
+        let after = stat.rsplit_once(')').context("a process has a name")?.1;
+        let fields: Vec<&str> = after.split_whitespace().collect();
+        let ticks = |at: usize| {
+            fields
+                .get(at)
+                .context("a process has times")?
+                .parse::<f64>()
+                .context("a time")
+        };
+        Ok((ticks(11)? + ticks(12)?) * TICK)
     }
 
     fn memory(&self, field: &str) -> Result<f64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process()?))?;
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         let value = status.lines().find_map(|line| line.strip_prefix(field));
         let kib = value.and_then(|value| value.split_whitespace().next());
         Ok(kib.with_context(|| format!("a process has {field}"))?.parse()?)
@@ -165,7 +205,9 @@ struct Starting(Option<Child>);
 
 impl Starting {
     fn has_ended(&mut self) -> bool {
-        self.0.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(Some(_))))
+        self.0
+            .as_mut()
+            .is_some_and(|child| matches!(child.try_wait(), Ok(Some(_))))
     }
 }
 
@@ -187,6 +229,8 @@ fn free() -> Result<SocketAddr> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }
 
+/// µs; `USER_HZ` is 100 on every Linux that matters here.
+const TICK: f64 = 1e4;
 /// Python needs seconds on a busy machine.
 const START: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(20);

@@ -35,7 +35,12 @@ async fn connect_handshake_and_host_name_the_same_or_nothing_leaves() -> Result<
     let scene = Scene::echo().await?;
     let port = scene.origin.address.port();
     let place = |host: &str| format!("{host}:{port}");
-    let names = ["api.example.com", "API.example.COM", "api.example.com.", "evil.example.com"];
+    let names = [
+        "api.example.com",
+        "API.example.COM",
+        "api.example.com.",
+        "evil.example.com",
+    ];
     for connect in names {
         for sni in ["api.example.com", "API.example.com", "evil.example.com"] {
             for host in names {
@@ -52,7 +57,10 @@ async fn connect_handshake_and_host_name_the_same_or_nothing_leaves() -> Result<
         }
     }
     let other_port = status(&scene, &place(HOST), HOST, &format!("{HOST}:{}", port ^ 1)).await?;
-    assert_eq!((other_port, status(&scene, &place(HOST), HOST, HOST).await?), (421, 421));
+    assert_eq!(
+        (other_port, status(&scene, &place(HOST), HOST, HOST).await?),
+        (421, 421)
+    );
     assert!(!scene.origin.text().contains("evil"));
     Ok(())
 }
@@ -73,7 +81,12 @@ async fn an_absolute_target_in_a_tunnel_is_held_to_it() -> Result<()> {
         let answer = scene.send(&scene.head(&line, "")).await?;
         assert_eq!(answer.status, expected, "{line}: {}", answer.head);
     }
-    let seen: Vec<String> = scene.origin.requests().iter().map(|seen| seen.target().to_owned()).collect();
+    let seen: Vec<String> = scene
+        .origin
+        .requests()
+        .iter()
+        .map(|seen| seen.target().to_owned())
+        .collect();
     assert_eq!(seen, ["/same"]);
     Ok(())
 }
@@ -155,9 +168,30 @@ async fn spellings_of_one_host_are_one_host() -> Result<()> {
 async fn an_address_has_one_spelling() -> Result<()> {
     let scene = Scene::echo().await?;
     let malformed = [
-        "0x7f.1", "0x7f000001", "2130706433", "127.1", "127.0.1", "0177.0.0.1", "127.0.0.01", "127.0.0.1.1", "0",
-        "0x0", "1.", "127.0.0.0x1", "00000177.1", "4294967295", "256.1.1.1", "[::FFFF:7f00:1", "[::ffff:127.0.0.1]x",
-        "[::ffff:7f00:1]", "[0::1]", "[::0001]", "[1::2::3]", "[64:ff9b::127.0.0.1]", "[v1.fe80]", "[]",
+        "0x7f.1",
+        "0x7f000001",
+        "2130706433",
+        "127.1",
+        "127.0.1",
+        "0177.0.0.1",
+        "127.0.0.01",
+        "127.0.0.1.1",
+        "0",
+        "0x0",
+        "1.",
+        "127.0.0.0x1",
+        "00000177.1",
+        "4294967295",
+        "256.1.1.1",
+        "[::FFFF:7f00:1",
+        "[::ffff:127.0.0.1]x",
+        "[::ffff:7f00:1]",
+        "[0::1]",
+        "[::0001]",
+        "[1::2::3]",
+        "[64:ff9b::127.0.0.1]",
+        "[v1.fe80]",
+        "[]",
     ];
     for host in malformed {
         let (answer, _) = agent::connect(scene.sidecar.proxy, &format!("{host}:443")).await?;
@@ -165,8 +199,19 @@ async fn an_address_has_one_spelling() -> Result<()> {
     }
     // Well written, but no route is for them, whatever they carry.
     let unknown = [
-        "127.0.0.1", "10.0.0.1", "0.0.0.0", "255.255.255.255", "[::]", "[::1]", "[::ffff:127.0.0.1]",
-        "[64:ff9b::7f00:1]", "[2002:7f00:1::]", "[2001:0:7f00:1::]", "[2001::80ff:fffe]", "[fe80::1]", "[fc00::1]",
+        "127.0.0.1",
+        "10.0.0.1",
+        "0.0.0.0",
+        "255.255.255.255",
+        "[::]",
+        "[::1]",
+        "[::ffff:127.0.0.1]",
+        "[64:ff9b::7f00:1]",
+        "[2002:7f00:1::]",
+        "[2001:0:7f00:1::]",
+        "[2001::80ff:fffe]",
+        "[fe80::1]",
+        "[fc00::1]",
     ];
     for host in unknown {
         let (answer, _) = agent::connect(scene.sidecar.proxy, &format!("{host}:443")).await?;
@@ -180,10 +225,8 @@ async fn an_address_has_one_spelling() -> Result<()> {
 #[tokio::test]
 async fn a_missing_server_name_is_fine_and_a_hidden_one_must_agree() -> Result<()> {
     let scene = Scene::echo().await?;
-    let without = ClientConfig {
-        enable_sni: false,
-        ..tls(&scene.sidecar.ca(), &["http/1.1"])?
-    };
+    let mut without = tls(&scene.sidecar.ca(), &["http/1.1"])?;
+    without.enable_sni = false;
     for (name, config, expected) in [
         (HOST, without, true),
         (HOST, greasing(&scene)?, true),

@@ -31,7 +31,9 @@ struct Replace;
 impl HttpHandler for Replace {
     async fn handle_request(&mut self, _context: &HttpContext, mut request: Request<Body>) -> RequestOrResponse {
         if request.headers().contains_key(AUTHORIZATION) {
-            request.headers_mut().insert(AUTHORIZATION, HeaderValue::from_static(VALUE));
+            request
+                .headers_mut()
+                .insert(AUTHORIZATION, HeaderValue::from_static(VALUE));
         }
         request.into()
     }
