@@ -24,6 +24,7 @@ pub mod tls;
 
 pub mod http1;
 pub mod pool;
+pub mod quiet;
 
 /// Sends requests to wherever they may go.
 pub struct Upstream {
@@ -90,7 +91,7 @@ impl Upstream {
             http2: true,
             ..target.clone()
         };
-        let Dialed { leg, alpn } = self.dialer.dial(&both).await?;
+        let Dialed { leg, alpn } = Box::pin(self.dialer.dial(&both)).await?;
         self.spoken.insert(target.authority.clone(), alpn);
         let target = Arc::new(Target {
             http2: alpn == Alpn::Http2,
@@ -122,7 +123,7 @@ impl Upstream {
                 }
             }
         }
-        let Dialed { leg, .. } = self.dialer.dial(&key.target).await?;
+        let Dialed { leg, .. } = Box::pin(self.dialer.dial(&key.target)).await?;
         let connection = Http1::begin(leg).await.map_err(SendError::Begin)?;
         let sent = connection.send(request).await;
         Ok(self.answer(sent.map_err(|broken| SendError::Broken(broken.source))?, key))
@@ -150,7 +151,7 @@ impl Upstream {
         let mut sender = if let Some(sender) = self.pool.shared(key) {
             sender
         } else {
-            let Dialed { leg, alpn } = self.dialer.dial(&key.target).await?;
+            let Dialed { leg, alpn } = Box::pin(self.dialer.dial(&key.target)).await?;
             if alpn != Alpn::Http2 {
                 self.spoken.remove(&key.target.authority);
                 return Err(SendError::Http1Only(key.target.authority.clone()));

@@ -88,7 +88,10 @@ async fn begin(proxy: Arc<Proxy>, tunnel: Tunnel, upgraded: hyper::upgrade::Upgr
     let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
         return tracing::error!("a tunnel over something that isn't TCP");
     };
-    let stream = Prefixed::new(Bytes::from(parts.read_buf.to_vec()), parts.io.into_inner());
+    let hyper::upgrade::Parts { io, read_buf, .. } = parts;
+    let prefix = Bytes::copy_from_slice(&read_buf);
+    drop(read_buf); // a part of hyper's buffer, 8 KiB that would be held for as long as the tunnel
+    let stream = Prefixed::new(prefix, io.into_inner());
     let Some(permit) = proxy.tunnels.clone().try_acquire_owned().ok() else {
         return tracing::warn!("a tunnel was closed: as many as may be are open");
     };

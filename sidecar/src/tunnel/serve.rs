@@ -21,8 +21,9 @@ pub async fn http1<S>(proxy: Arc<Proxy>, tunnel: Tunnel, stream: S)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let service = service_fn(|request: Request<Incoming>| async {
-        Ok::<_, Infallible>(exchange::answer(&proxy, &tunnel, request).await)
+    // Boxed: hyper keeps a service's place for as long as the connection, also while an answer streams.
+    let service = service_fn(|request: Request<Incoming>| {
+        Box::pin(async { Ok::<_, Infallible>(exchange::answer(&proxy, &tunnel, request).await) })
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -10,6 +10,7 @@ use berth_egress::policy::Tls;
 use rustls::server::Acceptor;
 use tokio::time::timeout;
 use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use super::leaf::{Alpn, LeafError};
 use super::passthrough::{self, PassError};
@@ -54,6 +55,22 @@ pub enum TunnelError {
 
 /// Serves a tunnel until it ends.
 pub async fn run(proxy: &Arc<Proxy>, tunnel: Tunnel, stream: Prefixed) -> Result<(), TunnelError> {
+    // Boxed: what a handshake needs is gone when it is over.
+    let Some((tunnel, alpn, stream)) = Box::pin(shake(proxy, tunnel, stream)).await? else {
+        return Ok(());
+    };
+    match alpn {
+        Alpn::Http1 => serve::http1(Arc::clone(proxy), tunnel, stream).await,
+        Alpn::Http2 => serve::http2(Arc::clone(proxy), tunnel, stream).await,
+    }
+    Ok(())
+}
+
+/// A tunnel whose TLS with the agent stands.
+type Terminated = (Tunnel, Alpn, TlsStream<Prefixed>);
+
+/// The agent's handshake; `None` when the tunnel was passed through and is over.
+async fn shake(proxy: &Arc<Proxy>, tunnel: Tunnel, stream: Prefixed) -> Result<Option<Terminated>, TunnelError> {
     let authority = &tunnel.authority;
     match timeout(HANDSHAKE, stream.first()).await {
         Ok(Ok(Some(HANDSHAKE_RECORD))) => {}
@@ -70,7 +87,8 @@ pub async fn run(proxy: &Arc<Proxy>, tunnel: Tunnel, stream: Prefixed) -> Result
     })?;
     drop(snapshot);
     if reach.tls == Tls::Passthrough {
-        return Ok(passthrough::run(proxy, &tunnel, stream).await?);
+        passthrough::run(proxy, &tunnel, stream).await?;
+        return Ok(None);
     }
     let hello = timeout(HANDSHAKE, LazyConfigAcceptor::new(Acceptor::default(), stream));
     let hello = hello.await.map_err(|_elapsed| TunnelError::Silent)?;
@@ -91,11 +109,7 @@ pub async fn run(proxy: &Arc<Proxy>, tunnel: Tunnel, stream: Prefixed) -> Result
     let stream = timeout(HANDSHAKE, hello.into_stream(config));
     let stream = stream.await.map_err(|_elapsed| TunnelError::Silent)?;
     let stream = stream.map_err(TunnelError::Handshake)?;
-    match alpn {
-        Alpn::Http1 => serve::http1(Arc::clone(proxy), tunnel, stream).await,
-        Alpn::Http2 => serve::http2(Arc::clone(proxy), tunnel, stream).await,
-    }
-    Ok(())
+    Ok(Some((tunnel, alpn, stream)))
 }
 
 /// What the agent may speak.

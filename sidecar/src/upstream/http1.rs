@@ -17,14 +17,16 @@ use hyper_util::rt::TokioIo;
 
 use super::dial::Leg;
 use super::pool::{Key, Pool};
+use super::quiet::Quiet;
 use crate::body::{Body, Fault};
 
 /// The connection.
 pub struct Http1 {
     sender: http1::SendRequest<Body>,
-    driver: http1::Connection<TokioIo<Leg>, Body>,
+    driver: Box<http1::Connection<TokioIo<Leg>, Body>>,
     /// The driver has ended. Polled again it would shut the connection down, under a WebSocket that begins.
     over: bool,
+    quiet: Quiet,
 }
 
 /// A request that got no answer.
@@ -45,8 +47,9 @@ impl Http1 {
         let (sender, connection) = builder.handshake(TokioIo::new(leg)).await?;
         Ok(Self {
             sender,
-            driver: connection,
+            driver: Box::new(connection),
             over: false,
+            quiet: Quiet::default(),
         })
     }
 
@@ -54,15 +57,17 @@ impl Http1 {
     pub async fn send(mut self, request: Request<Body>) -> Result<(Response<Incoming>, Self), Broken> {
         let answer = self.sender.try_send_request(request);
         let mut answer = pin!(answer);
-        let (driver, over) = (&mut self.driver, &mut self.over);
+        let (driver, over, quiet) = (&mut self.driver, &mut self.over, &self.quiet);
         let answer = poll_fn(|context| {
-            if let Poll::Ready(answer) = answer.as_mut().poll(context) {
-                return Poll::Ready(answer);
-            }
-            if !*over {
-                *over = Pin::new(&mut *driver).poll(context).is_ready();
-            }
-            answer.as_mut().poll(context)
+            quiet.poll(context, |context| {
+                if let Poll::Ready(answer) = answer.as_mut().poll(context) {
+                    return Poll::Ready(answer);
+                }
+                if !*over {
+                    *over = Pin::new(driver.as_mut()).poll(context).is_ready();
+                }
+                answer.as_mut().poll(context)
+            })
         })
         .await;
         match answer {
@@ -77,7 +82,7 @@ impl Http1 {
     /// Runs it to its end and gives its bytes: after an upgrade. What was read beyond the head comes first.
     pub async fn finish(mut self) -> Result<(Bytes, Leg), hyper::Error> {
         if !self.over {
-            (&mut self.driver).await?;
+            self.driver.as_mut().await?;
         }
         let parts = self.driver.into_parts();
         Ok((parts.read_buf, parts.io.into_inner()))
@@ -89,7 +94,7 @@ impl Http1 {
             return false;
         }
         let mut context = Context::from_waker(Waker::noop());
-        Pin::new(&mut self.driver).poll(&mut context).is_pending() && self.sender.is_ready()
+        Pin::new(self.driver.as_mut()).poll(&mut context).is_pending() && self.sender.is_ready()
     }
 }
 
@@ -110,15 +115,6 @@ impl Lent {
         }
     }
 
-    fn drive(&mut self, context: &mut Context<'_>) {
-        if let Some(connection) = &mut self.connection
-            && !connection.over
-            && Pin::new(&mut connection.driver).poll(context).is_ready()
-        {
-            self.connection = None;
-        }
-    }
-
     fn give_back(&mut self) {
         if let (Some(mut connection), Some((pool, key))) = (self.connection.take(), self.home.take())
             && connection.is_free()
@@ -133,11 +129,20 @@ impl http_body::Body for Lent {
     type Error = Fault;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
-        let mut polled = Pin::new(&mut self.body).poll_frame(context);
-        if polled.is_pending() {
-            self.drive(context);
-            polled = Pin::new(&mut self.body).poll_frame(context);
-        }
+        let Self { body, connection, .. } = &mut *self;
+        let polled = match connection {
+            Some(Http1 {
+                driver, over, quiet, ..
+            }) => quiet.poll(context, |context| {
+                let polled = Pin::new(&mut *body).poll_frame(context);
+                if polled.is_ready() || *over {
+                    return polled;
+                }
+                *over = Pin::new(driver.as_mut()).poll(context).is_ready();
+                Pin::new(&mut *body).poll_frame(context)
+            }),
+            None => Pin::new(body).poll_frame(context),
+        };
         polled.map(|frame| frame.map(|frame| frame.map_err(Fault::from)))
     }
 
