@@ -20,6 +20,7 @@ pub mod store;
 
 pub mod http;
 
+pub mod answer;
 pub mod cli;
 pub mod context;
 pub mod events;

@@ -43,6 +43,7 @@ async fn pass(context: &Context, name: &Name) -> Outcome {
         Ok(None) => Outcome::Done,
         Ok(Some(wait)) => Outcome::Again(wait),
         Err(error) if error.is_overtaken() => Outcome::Again(OVERTAKEN),
+        Err(error) if error.is_terminating() => Outcome::Done,
         Err(error) => {
             let error = chain(&error);
             tracing::warn!(

@@ -6,7 +6,8 @@ use crate::cli::{Log, LogFormat};
 
 /// Starts logging. A filter that can't be read falls back to `info` and is said.
 pub fn start(log: &Log) {
-    let parsed = EnvFilter::try_new(&log.log);
+    // Watches say themselves what interrupts them, once and with a name.
+    let parsed = EnvFilter::try_new(format!("kube_runtime::watcher=error,{}", log.log));
     let wrong = parsed.as_ref().err().map(ToString::to_string);
     let filter = parsed.unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt()

@@ -132,7 +132,7 @@ struct State {
 
 impl<K: Key> Queue<K> {
     fn poke(&mut self, key: K, wait: Duration) {
-        let due = Instant::now() + wait;
+        let due = Instant::now() + wait.min(WAIT_MAX);
         let state = self.states.entry(key.clone()).or_insert(State {
             waits: None,
             runs: false,
@@ -179,6 +179,8 @@ impl<K: Key> Queue<K> {
     }
 }
 
+/// Timers hold about two years, and an author may write any date. A look too early asks again.
+const WAIT_MAX: Duration = Duration::from_hours(24);
 /// Retries wait 200 ms, doubled up to 102 s.
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const FAILURES_MAX: u32 = 10;
@@ -228,6 +230,12 @@ mod tests {
             count_looks(vec![("a", 0)], Outcome::Again(Duration::from_secs(10)), 35).await,
             4
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_longer_than_timers_hold_stops_nobody() {
+        let pokes = vec![("far", u64::from(u32::MAX)), ("near", 1)];
+        assert_eq!(count_looks(pokes, Outcome::Again(Duration::MAX), 60).await, 1);
     }
 
     #[tokio::test(start_paused = true)]

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use kube::Resource;
 use kube::api::{Api, PostParams};
 
+use crate::answer;
 use crate::context::Context;
 use crate::session::plan::time;
 use crate::telemetry::chain;
@@ -45,9 +46,7 @@ async fn pass(context: &Context, name: &Name) -> Outcome {
     };
     match api.replace_status(&name.name, &params, &wanted).await {
         Ok(_) => Outcome::Done,
-        Err(kube::Error::Api(status)) if ["Conflict", "NotFound"].contains(&status.reason.as_str()) => {
-            Outcome::Again(OVERTAKEN)
-        }
+        Err(error) if answer::is_overtaken(&error) => Outcome::Again(OVERTAKEN),
         Err(error) => {
             tracing::warn!(policy = name.name, error = chain(&error), "policy pass failed");
             Outcome::Failed

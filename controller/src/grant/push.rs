@@ -18,8 +18,8 @@ use crate::telemetry::chain;
 
 /// What became of a push.
 pub struct Pushed {
-    /// When the lease has to be prolonged.
-    pub again: Duration,
+    /// When the lease has to be prolonged; `None` for a pod without a stream, which pokes when it is back.
+    pub again: Option<Duration>,
     /// Values that couldn't be had, by `name/key` of the Secret.
     pub failed: BTreeMap<String, ValueError>,
     /// Whether what the session may use has changed.
@@ -80,14 +80,13 @@ pub async fn push(
     (offer, values): (&Offer, &mut Values<'_>),
     lease: Duration,
 ) -> Pushed {
-    let again = lease / RENEWALS;
     let nothing = Pushed {
-        again,
+        again: None,
         failed: BTreeMap::new(),
         changed: false,
     };
     let Some(facts) = context.registry.facts(pod_uid) else {
-        return nothing; // its stream pokes when it is back
+        return nothing;
     };
     let holds = facts.assigned == Some(link.incarnation) || facts.acknowledged == Some(link.incarnation);
     if !holds || facts.refused.is_some() {
@@ -96,13 +95,17 @@ pub async fn push(
     let digest = offer.digest();
     match facts.granted {
         Some(granted) if granted.digest == digest => {
-            let due = granted.prolonged + again;
-            let left = due.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            let left = (granted.prolonged + lease / RENEWALS).saturating_duration_since(Instant::now());
+            let again = if left.is_zero() {
                 prolong(context, pod_uid, link, lease);
-                return nothing;
+                lease / RENEWALS
+            } else {
+                left
+            };
+            Pushed {
+                again: Some(again),
+                ..nothing
             }
-            Pushed { again: left, ..nothing }
         }
         _ => grant(context, (pod_uid, link), (offer, digest, values), lease).await,
     }
@@ -132,7 +135,7 @@ async fn grant(
     lease: Duration,
 ) -> Pushed {
     let mut pushed = Pushed {
-        again: lease / RENEWALS,
+        again: Some(lease / RENEWALS),
         failed: BTreeMap::new(),
         changed: false,
     };

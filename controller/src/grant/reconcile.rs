@@ -15,6 +15,7 @@ use super::github::{AHEAD, Token};
 use super::permit::Matching;
 use super::push::Values;
 use super::{offer, push, secrets, status, tip};
+use crate::answer;
 use crate::context::{Context, NotLeading};
 use crate::control::session_link::Link;
 use crate::telemetry::chain;
@@ -79,7 +80,7 @@ async fn pass(context: &Context, namespace: &str) -> Result<Option<Duration>, Gr
     let mut values = Values::new(&client, namespace, &tokens);
     let mut again = Vec::new();
     for session in &bound {
-        again.push(push_one(context, &bindings, session, (&decisions, &mut values, lease)).await);
+        again.extend(push_one(context, &bindings, session, (&decisions, &mut values, lease)).await);
     }
     again.extend(write_statuses(context, namespace, &bindings, &decisions).await?);
     // Providers are slow: nothing above waits for them, and least of all a revocation.
@@ -173,7 +174,7 @@ async fn push_one(
     bindings: &[Arc<CredentialBinding>],
     bound: &Bound,
     (decisions, values, lease): (&Decisions, &mut Values<'_>, Duration),
-) -> Duration {
+) -> Option<Duration> {
     let bindings: Vec<&CredentialBinding> = bindings.iter().map(|binding| &**binding).collect();
     let grants = decisions
         .sessions
@@ -303,9 +304,7 @@ async fn write_statuses(
         };
         context.check_leading()?;
         match write_status(context, namespace, binding, status).await {
-            Err(kube::Error::Api(status)) if ["Conflict", "NotFound"].contains(&status.reason.as_str()) => {
-                again = Some(OVERTAKEN);
-            }
+            Err(error) if answer::is_overtaken(&error) => again = Some(OVERTAKEN),
             Err(source) => {
                 return Err(GrantFailure::WriteStatus {
                     name,

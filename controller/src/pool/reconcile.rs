@@ -19,6 +19,7 @@ use super::objects;
 use super::pair::{Rendering, render};
 use super::plan::{PairFacts, Plan, Snapshot, State, Step, plan};
 use super::status::{differs, status};
+use crate::answer;
 use crate::context::{Context, NotLeading};
 use crate::sandbox::{SandboxTemplate, SandboxWarmPool};
 use crate::telemetry::chain;
@@ -100,12 +101,24 @@ pub enum PoolError {
     WriteStatus(#[source] Box<kube::Error>),
 }
 
+impl PoolError {
+    fn is_overtaken(&self) -> bool {
+        matches!(self, Self::WriteStatus(source) if answer::is_overtaken(source))
+    }
+
+    fn is_terminating(&self) -> bool {
+        matches!(self, Self::Apply { source, .. } | Self::DryRun(source) if answer::is_terminating(source))
+    }
+}
+
 /// Looks at one pool.
 pub async fn reconcile(context: Arc<Context>, name: Name) -> Outcome {
     let began = Instant::now();
     let outcome = match pass(&context, &name).await {
         Ok(None) => Outcome::Done,
         Ok(Some(wait)) => Outcome::Again(wait),
+        Err(error) if error.is_overtaken() => Outcome::Again(OVERTAKEN),
+        Err(error) if error.is_terminating() => Outcome::Done,
         Err(error) => {
             let error = chain(&error);
             tracing::warn!(
@@ -407,5 +420,7 @@ async fn write_status(
     Ok(None)
 }
 
+/// Somebody else wrote the object; the watch brings it within this time.
+const OVERTAKEN: Duration = Duration::from_millis(50);
 const ADMISSION_KEPT: Duration = Duration::from_secs(55);
 const COUNTS_EVERY: Duration = Duration::from_secs(30);

