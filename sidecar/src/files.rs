@@ -79,6 +79,8 @@ mod tests {
         assert!(nothing.is_err(), "a reading was taken for a change");
         std::fs::write(directory.path().join("next"), "two").unwrap();
         std::fs::rename(directory.path().join("next"), &path).unwrap();
-        tokio::time::timeout(Duration::from_secs(5), changes.next()).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(5), changes.next())
+            .await
+            .unwrap();
     }
 }

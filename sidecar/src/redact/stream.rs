@@ -78,7 +78,9 @@ impl Redactor {
         let total = self.held.len() + chunk.len();
         let by_position = total.saturating_sub(self.reach());
         let tail = &chunk[chunk.len().saturating_sub(self.reach())..];
-        let after_delimiter = tail.iter().rposition(|&byte| self.patterns.delimiters()[usize::from(byte)]);
+        let after_delimiter = tail
+            .iter()
+            .rposition(|&byte| self.patterns.delimiters()[usize::from(byte)]);
         after_delimiter.map_or(by_position, |at| total - tail.len() + at + 1)
     }
 

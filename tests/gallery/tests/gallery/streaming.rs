@@ -206,7 +206,6 @@ async fn messages_flow_both_ways_over_http_2() -> Result<()> {
 
 /// The same, with messages that end in a letter.
 #[tokio::test]
-#[ignore = "sidecar/src/redact: the end of a gRPC message isn't a release point, so its tail waits for the next one"]
 async fn a_message_is_passed_without_waiting_for_the_next() -> Result<()> {
     converse_in_messages(["one", "two", "three"]).await
 }
