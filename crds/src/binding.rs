@@ -462,6 +462,21 @@ pub struct GitRoute {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::ref_prefixes")]
     pub ref_prefixes: Vec<String>,
+
+    /// Whether a push may change CI definitions and CODEOWNERS: `Refuse` (default) or `Allow`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "ProtectedPaths")]
+    pub protected_paths: Option<ProtectedPaths>,
+}
+
+/// Whether a push may change what runs or approves by itself.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum ProtectedPaths {
+    /// It is refused.
+    #[default]
+    Refuse,
+    /// It may.
+    Allow,
 }
 
 /// What a session may do with a repository.

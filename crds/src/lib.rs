@@ -20,7 +20,8 @@ mod source;
 pub use binding::{
     Approval, AwsSigV4, BasicInjection, Credential, CredentialBinding, CredentialBindingSpec, CredentialBindingStatus,
     CredentialSource, Empty, GitAccess, GitHubApp, GitRoute, Grant, HeaderInjection, Injection, KeyRef, LiteLLMKey,
-    OAuth2, Operator, Revocation, Route, SelectorRequirement, SessionSelector, Stub, Subjects, ValueInjection,
+    OAuth2, Operator, ProtectedPaths, Revocation, Route, SelectorRequirement, SessionSelector, Stub, Subjects,
+    ValueInjection,
 };
 pub use condition::{ConditionType, Reason};
 pub use harness::{Harness, HarnessKind};

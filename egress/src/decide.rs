@@ -11,7 +11,7 @@ use crate::authority::{Authority, AuthorityError};
 use crate::git::GitCall;
 use crate::path::{CanonicalPath, Query};
 use crate::pattern;
-use crate::policy::Tls;
+use crate::policy::{ProtectedPaths, Tls};
 use crate::rules::Rules;
 use crate::rules::route::CompiledRoute;
 use crate::stubs::StubId;
@@ -81,6 +81,9 @@ pub struct GitUse {
     pub step: GitStep,
     /// For each credential in use, the ref prefixes it is limited to. Empty: no limit.
     pub ref_limits: Vec<Vec<String>>,
+    /// Whether a push may add or change CI definitions, CODEOWNERS and tracked paths: every route that the limits come
+    /// from says so.
+    pub protected_paths: ProtectedPaths,
 }
 
 /// What a request of git is.
@@ -356,7 +359,17 @@ fn git_use(request: &Request<'_>, matching: &[&CompiledRoute], granting: &[&Comp
             (false, true) => GitStep::Push,
         },
         ref_limits: limits.collect(),
+        protected_paths: protected_paths(limiting),
     })
+}
+
+fn protected_paths(limiting: &[&CompiledRoute]) -> ProtectedPaths {
+    let allows = |route: &&CompiledRoute| route.protected_paths == ProtectedPaths::Allow;
+    if limiting.iter().all(allows) {
+        ProtectedPaths::Allow
+    } else {
+        ProtectedPaths::Refuse
+    }
 }
 
 /// The prefixes of all the routes together; none as soon as one has no limit.

@@ -86,6 +86,10 @@ pub struct Route {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub git: Option<GitRoute>,
 
+    /// Whether a push by `git` may add or change CI definitions, CODEOWNERS and paths that a GitSource tracks.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub protected_paths: ProtectedPaths,
+
     /// What becomes of the connection.
     #[serde(default, skip_serializing_if = "is_default")]
     pub tls: Tls,
@@ -189,6 +193,16 @@ pub enum GitAccess {
     Read,
     /// Fetch and push.
     Write,
+}
+
+/// What becomes of a push that touches what runs or approves things beyond the session.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub enum ProtectedPaths {
+    /// It is refused.
+    #[default]
+    Refuse,
+    /// It passes.
+    Allow,
 }
 
 /// What becomes of a connection.

@@ -21,8 +21,7 @@ fn host_reference(pattern: &str, host: &str) -> bool {
 /// Segment by segment; `*` isn't empty, `**` is one or more.
 fn path_reference(pattern: &[&str], path: &[&str]) -> bool {
     match (pattern, path) {
-        ([], []) => true,
-        (["**"], [_, ..]) => true,
+        ([], []) | (["**"], [_, ..]) => true,
         (["*", pattern @ ..], [segment, path @ ..]) => !segment.is_empty() && path_reference(pattern, path),
         ([literal, pattern @ ..], [segment, path @ ..]) => literal == segment && path_reference(pattern, path),
         _ => false,
@@ -84,10 +83,8 @@ fn path_pattern() -> impl Strategy<Value = String> {
     let segment = prop::sample::select(vec!["a", "b", "*"]);
     let end = prop::sample::select(vec!["", "/", "/**"]);
     (prop::collection::vec(segment, 0..4), end).prop_filter_map("a pattern", |(segments, end)| {
-        let text = format!(
-            "{}{end}",
-            segments.iter().map(|segment| format!("/{segment}")).collect::<String>()
-        );
+        let start = if segments.is_empty() { "" } else { "/" };
+        let text = format!("{start}{}{end}", segments.join("/"));
         (!text.is_empty()).then_some(text)
     })
 }
@@ -107,8 +104,16 @@ fn all_paths() -> Vec<String> {
     all
 }
 
+fn config(cases: u32) -> ProptestConfig {
+    ProptestConfig {
+        cases,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(config(2000))]
 
     #[test]
     fn an_authority_is_displayed_as_it_is_parsed(text in AUTHORITY) {
@@ -174,7 +179,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(config(300))]
 
     #[test]
     fn path_patterns_overlap_where_some_path_matches_both(one in path_pattern(), two in path_pattern()) {

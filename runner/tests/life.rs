@@ -81,7 +81,7 @@ fn runner(pod: &Pod, command: &[&str]) -> Child {
     let mut run = Command::new(env!("CARGO_BIN_EXE_berth-runner"));
     run.arg("run")
         .arg("--handoff")
-        .arg(&pod.options.handoff)
+        .arg(&pod.options.place.handoff)
         .arg("--workspace")
         .arg(pod.path("workspace"));
     run.arg("--").args(command).env("FROM_IMAGE", "kept");

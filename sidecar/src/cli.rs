@@ -116,6 +116,9 @@ pub struct Place {
     /// Directory that only the sidecar sees: the certificate authority's key, and what isn't told yet.
     #[arg(long, env = "BERTH_STATE")]
     pub state: PathBuf,
+    /// Directory on disk that only the sidecar sees, for pushes of git while they are judged; the state's when left out.
+    #[arg(long, env = "BERTH_SPOOL")]
+    pub spool: Option<PathBuf>,
     /// Where the proxy listens.
     #[arg(long, default_value = "127.0.0.1:14322")]
     pub proxy_address: SocketAddr,

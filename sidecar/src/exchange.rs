@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use berth_egress::decide::{Allowed, Grant, Surface};
+use berth_egress::decide::{Allowed, GitStep, Grant, Surface};
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue};
 use http::{Request, Response, Uri, Version};
@@ -15,9 +15,10 @@ use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 
 use self::judge::Judged;
-use self::watch::{Cuts, Sent};
+use self::watch::{Cuts, GrantEnded, Sent};
 use crate::audit::{Ticket, Use};
-use crate::body::{Body, full};
+use crate::body::{Body, Fault, full};
+use crate::git;
 use crate::proxy::Proxy;
 use crate::redact::Patterns;
 use crate::refusal::Refusal;
@@ -41,7 +42,12 @@ pub mod upgrade;
 
 /// Answers a request; every way of not passing it on is an answer too.
 pub async fn answer(proxy: &Arc<Proxy>, tunnel: &Tunnel, request: Request<Incoming>) -> Response<Body> {
-    match pass(proxy, tunnel, request).await {
+    let passed = if git::may_be_push(&request) {
+        push(proxy, tunnel, request).await
+    } else {
+        pass(proxy, tunnel, request).await
+    };
+    match passed {
         Ok(response) => response,
         Err(refusal) => {
             proxy.audit.denied(&tunnel.authority, refusal.reason());
@@ -50,9 +56,35 @@ pub async fn answer(proxy: &Arc<Proxy>, tunnel: &Tunnel, request: Request<Incomi
     }
 }
 
-async fn pass(proxy: &Arc<Proxy>, tunnel: &Tunnel, mut request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+/// A push of git is held and judged before anything else; nothing of it is sent until then.
+async fn push(proxy: &Arc<Proxy>, tunnel: &Tunnel, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+    let snapshot = proxy.vault.snapshot_full();
+    let allowed = judge::judge(&snapshot.rules, tunnel, &request)?.allowed;
+    let Some(limits) = allowed.git.as_ref().filter(|git| git.step == GitStep::Push) else {
+        return pass(proxy, tunnel, request).await;
+    };
+    let cuts = Standing::of(&snapshot, &allowed)?.cuts;
+    let verdict = tokio::select! {
+        verdict = proxy.pushes.hold(limits, &snapshot, request) => verdict?,
+        () = cuts.cut() => return Err(Refusal::denied(GrantEnded.to_string())),
+    };
+    match verdict {
+        git::Verdict::Passed(request) => pass(proxy, tunnel, request).await,
+        git::Verdict::Refused { reason, response } => {
+            proxy.audit.denied(&tunnel.authority, &reason);
+            Ok(response)
+        }
+    }
+}
+
+async fn pass<B>(proxy: &Arc<Proxy>, tunnel: &Tunnel, mut request: Request<B>) -> Result<Response<Body>, Refusal>
+where
+    B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Fault>,
+{
     let snapshot = proxy.vault.snapshot_full();
     let judged = judge::judge(&snapshot.rules, tunnel, &request)?;
+    git::check(&judged.allowed, request.extensions())?;
     let standing = Standing::of(&snapshot, &judged.allowed)?;
     let upgrade = judged.upgrade.then(|| hyper::upgrade::on(&mut request));
     let mut plan = Plan {
@@ -77,7 +109,8 @@ async fn pass(proxy: &Arc<Proxy>, tunnel: &Tunnel, mut request: Request<Incoming
             (ticket, cuts),
         ));
     }
-    clean::clean(answer.response, &plan, ticket, sent)
+    let response = git::for_agent(&plan.judged.allowed, &plan.judged.target, answer.response)?;
+    clean::clean(response, &plan, ticket, sent)
 }
 
 /// What a request's grants stand on at this moment.
@@ -155,10 +188,15 @@ impl Plan<'_> {
     }
 
     /// The request as the upstream gets it.
-    async fn prepare(&mut self, request: Request<Incoming>) -> Result<(Request<Body>, Sent), Refusal> {
+    async fn prepare<B>(&mut self, request: Request<B>) -> Result<(Request<Body>, Sent), Refusal>
+    where
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Fault>,
+    {
         let (mut head, body) = request.into_parts();
         let expect = expect::asked(&head.headers);
         headers::for_upstream(&mut head.headers, self.judged.upgrade, self.standing.credentialed);
+        git::for_upstream(&self.judged.allowed, &self.judged.target, &mut head.headers);
         let mut query = self.judged.target.query.as_ref().map(|query| query.as_str().to_owned());
         for grant in &self.judged.allowed.grants {
             let value = self.snapshot.exchange(grant);
@@ -198,12 +236,11 @@ impl Plan<'_> {
     }
 
     /// The whole body is held: a value's length differs from its stub's.
-    async fn exchange_body(
-        &self,
-        grant: &Grant,
-        headers: &mut http::HeaderMap,
-        body: Incoming,
-    ) -> Result<Body, Refusal> {
+    async fn exchange_body<B>(&self, grant: &Grant, headers: &mut http::HeaderMap, body: B) -> Result<Body, Refusal>
+    where
+        B: http_body::Body<Data = Bytes>,
+        B::Error: Into<Fault>,
+    {
         let Surface::Body { name } = grant.surface() else {
             return Err(Refusal::denied("the grant isn't for the body"));
         };

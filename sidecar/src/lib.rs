@@ -17,6 +17,7 @@ pub mod listen;
 pub mod tunnel;
 
 pub mod exchange;
+pub mod git;
 pub mod refusal;
 
 pub mod vault;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 
 use crate::audit::Audit;
+use crate::git::Pushes;
 use crate::tunnel::leaf::Leaves;
 use crate::upstream::Upstream;
 use crate::vault::{Offer, Problem, Vault};
@@ -19,18 +20,21 @@ pub struct Proxy {
     pub upstream: Upstream,
     /// What was used.
     pub audit: Arc<Audit>,
+    /// Where pushes are held.
+    pub pushes: Pushes,
     /// Open tunnels.
     pub tunnels: Arc<Semaphore>,
 }
 
 impl Proxy {
     /// With room for [`TUNNELS_MAX`] tunnels.
-    pub fn new(vault: Arc<Vault>, leaves: Leaves, upstream: Upstream, audit: Arc<Audit>) -> Self {
+    pub fn new(vault: Arc<Vault>, leaves: Leaves, upstream: Upstream, audit: Arc<Audit>, pushes: Pushes) -> Self {
         Self {
             vault,
             leaves,
             upstream,
             audit,
+            pushes,
             tunnels: Arc::new(Semaphore::new(TUNNELS_MAX)),
         }
     }

@@ -21,6 +21,7 @@ use crate::control::state::StateError;
 use crate::control::stream::Client;
 use crate::control::token;
 use crate::control::vault_link::VaultLink;
+use crate::git::Pushes;
 use crate::handoff::socket::{self, SocketError};
 use crate::handoff::trust;
 use crate::harden::harden;
@@ -152,10 +153,12 @@ pub fn build(place: &Place, audit: Arc<Audit>) -> Result<Proxy, RunError> {
         own: Vec::new(),
     };
     let fixed = place.resolve.iter().map(|fixed| (fixed.host.clone(), fixed.address));
-    let resolver = Resolver::new(fixed.collect(), vetting).map_err(|error| RunError::Dns(Box::new(error)))?;
+    let resolver = Resolver::asking(&place.name_server, fixed.collect(), vetting)
+        .map_err(|error| RunError::Dns(Box::new(error)))?;
     let tls = UpstreamTls::new(&place.upstream_ca)?;
     let upstream = Upstream::new(Dialer::new(resolver, tls));
-    Ok(Proxy::new(Arc::new(Vault::closed()), leaves, upstream, audit))
+    let pushes = Pushes::new(place.spool.clone().unwrap_or_else(|| place.state.clone()), Vec::new());
+    Ok(Proxy::new(Arc::new(Vault::closed()), leaves, upstream, audit, pushes))
 }
 
 /// Parts that run for as long as this lives.

@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use berth_crds::{AgentSession, CredentialBinding, EgressRoute, EgressTls, GitAccess, Injection, KeyRef, Route};
+use berth_crds::{
+    AgentSession, CredentialBinding, EgressRoute, EgressTls, GitAccess, Injection, KeyRef, ProtectedPaths, Route,
+};
 use berth_egress::policy::{self, Policy};
 use hmac::{Hmac, KeyInit, Mac};
 use jiff::Timestamp;
@@ -209,6 +211,15 @@ fn granted(binding: &str, credential: &str, route: &Route) -> policy::Route {
         }),
         websocket: route.websocket,
         addresses: networks(&route.addresses),
+        protected_paths: match route
+            .git
+            .as_ref()
+            .and_then(|git| git.protected_paths)
+            .unwrap_or_default()
+        {
+            ProtectedPaths::Refuse => policy::ProtectedPaths::Refuse,
+            ProtectedPaths::Allow => policy::ProtectedPaths::Allow,
+        },
         ..policy::Route::default()
     }
 }

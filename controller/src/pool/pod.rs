@@ -159,6 +159,7 @@ fn sidecar_environment(settings: &Settings) -> Vec<EnvVar> {
         variable("BERTH_TOKEN_FILE", "/berth/token/token"),
         variable("BERTH_HANDOFF", "/berth/handoff"),
         variable("BERTH_STATE", "/berth/vault-state"),
+        variable("BERTH_SPOOL", "/berth/spool"),
     ];
     if !settings.cluster_cidrs.is_empty() {
         env.push(variable("BERTH_CLUSTER_CIDR", &settings.cluster_cidrs.join(",")));
@@ -170,6 +171,7 @@ fn sidecar_mounts() -> Vec<VolumeMount> {
     vec![
         mount("handoff", "/berth/handoff", false),
         mount("vault-state", "/berth/vault-state", false),
+        mount("spool", "/berth/spool", false),
         mount("token", "/berth/token", true),
         mount("control-ca", "/berth/control-ca", true),
     ]
@@ -211,6 +213,8 @@ fn volumes(pool: &AgentPoolSpec) -> Vec<Volume> {
         empty_dir("berth-bin", None, Some("64Mi")),
         empty_dir("handoff", Some("Memory"), Some("1Mi")),
         empty_dir("vault-state", Some("Memory"), Some("32Mi")),
+        // One push of git at a time, 512 MiB of it at most, while it is judged.
+        empty_dir("spool", None, Some("1Gi")),
         Volume {
             name: "workspace".to_owned(),
             empty_dir: Some(EmptyDirVolumeSource {

@@ -36,6 +36,7 @@ pub(super) fn route(
         paths: paths?,
         inject: inject.ok()?,
         git: route.git.clone(),
+        protected_paths: route.protected_paths,
         tls: route.tls,
         websocket: route.websocket,
         addresses: route.addresses.clone(),

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use crate::decide::{Request, Upgrade};
 use crate::git::{self, GitCall, GitFailure};
 use crate::pattern::{HostPattern, Methods, PathPattern};
-use crate::policy::{GitRoute, Tls};
+use crate::policy::{GitRoute, ProtectedPaths, Tls};
 use crate::stubs::StubId;
 
 /// A route whose parts are all valid.
@@ -23,6 +23,7 @@ pub(crate) struct CompiledRoute {
     pub(crate) paths: Vec<PathPattern>,
     pub(crate) inject: Option<Inject>,
     pub(crate) git: Option<GitRoute>,
+    pub(crate) protected_paths: ProtectedPaths,
     pub(crate) tls: Tls,
     pub(crate) websocket: bool,
     pub(crate) addresses: Vec<IpNet>,

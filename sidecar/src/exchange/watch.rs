@@ -7,9 +7,8 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures::future::select_all;
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::audit::{Ended, Ticket};
@@ -65,9 +64,13 @@ impl Waits {
 }
 
 /// A request's body; counted and cut only for a credential's sake.
-pub fn upload(body: Incoming, sent: &Sent, cuts: &Cuts) -> Body {
+pub fn upload<B>(body: B, sent: &Sent, cuts: &Cuts) -> Body
+where
+    B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Fault>,
+{
     if cuts.0.is_empty() || body.is_end_stream() {
-        return body.map_err(Fault::from).boxed_unsync();
+        return body.map_err(Into::into).boxed_unsync();
     }
     let upload = Upload {
         body,
@@ -77,13 +80,17 @@ pub fn upload(body: Incoming, sent: &Sent, cuts: &Cuts) -> Body {
     upload.boxed_unsync()
 }
 
-struct Upload {
-    body: Incoming,
+struct Upload<B> {
+    body: B,
     sent: Sent,
     waits: Waits,
 }
 
-impl http_body::Body for Upload {
+impl<B> http_body::Body for Upload<B>
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+    B::Error: Into<Fault>,
+{
     type Data = Bytes;
     type Error = Fault;
 
@@ -97,7 +104,7 @@ impl http_body::Body for Upload {
         {
             self.sent.fetch_add(data.len() as u64, Ordering::Relaxed);
         }
-        polled.map(|frame| frame.map(|frame| frame.map_err(Fault::from)))
+        polled.map(|frame| frame.map(|frame| frame.map_err(Into::into)))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -63,7 +63,11 @@ impl Command {
 impl Commands {
     /// Reads them from the begin of a push, of which this is all if `complete`.
     pub fn parse(bytes: &[u8], complete: bool) -> Result<Self, CommandError> {
-        let missing = if complete { CommandError::Truncated } else { CommandError::Long };
+        let missing = if complete {
+            CommandError::Truncated
+        } else {
+            CommandError::Long
+        };
         let mut parsed = Self::default();
         let mut left = bytes;
         loop {
@@ -169,7 +173,11 @@ mod tests {
         let parsed = Commands::parse(&bytes, true).unwrap();
         assert_eq!(parsed.length, length);
         assert!(parsed.report && parsed.side_band && parsed.has_pack());
-        let names: Vec<_> = parsed.commands.iter().map(|command| (command.name.as_str(), command.is_delete())).collect();
+        let names: Vec<_> = parsed
+            .commands
+            .iter()
+            .map(|command| (command.name.as_str(), command.is_delete()))
+            .collect();
         assert_eq!(names, [("refs/heads/a", false), ("refs/heads/b", true)]);
     }
 
@@ -184,12 +192,21 @@ mod tests {
         for (line, error) in [
             ("push-cert\0 report-status".to_owned(), CommandError::Certificate),
             (format!("{OLD} {NEW} refs/heads/a\0push-options"), CommandError::Options),
-            (format!("{OLD} {NEW} refs/heads/a\0push-cert=nonce"), CommandError::Certificate),
-            (format!("{OLD} {NEW} refs/heads/a\0object-format=sha256"), CommandError::ObjectFormat),
+            (
+                format!("{OLD} {NEW} refs/heads/a\0push-cert=nonce"),
+                CommandError::Certificate,
+            ),
+            (
+                format!("{OLD} {NEW} refs/heads/a\0object-format=sha256"),
+                CommandError::ObjectFormat,
+            ),
             (format!("{OLD}{OLD} {NEW} refs/heads/a"), CommandError::Malformed),
             (format!("{OLD} {NEW}"), CommandError::Malformed),
             (format!("{OLD} {NEW} refs/heads/a\u{1b}[31m"), CommandError::Malformed),
-            (format!("{OLD} {NEW} refs/heads/a refs/heads/b"), CommandError::Malformed),
+            (
+                format!("{OLD} {NEW} refs/heads/a refs/heads/b"),
+                CommandError::Malformed,
+            ),
             ("shallow 12".to_owned(), CommandError::Malformed),
             (String::new(), CommandError::Truncated),
         ] {
@@ -200,7 +217,10 @@ mod tests {
                 assert_eq!(one(&line), error, "{line:?}");
             }
         }
-        let second = push(&[format!("{OLD} {NEW} refs/heads/a\0"), format!("{OLD} {NEW} refs/heads/b\0push-options")]);
+        let second = push(&[
+            format!("{OLD} {NEW} refs/heads/a\0"),
+            format!("{OLD} {NEW} refs/heads/b\0push-options"),
+        ]);
         assert_eq!(Commands::parse(&second, true), Err(CommandError::Malformed));
     }
 }

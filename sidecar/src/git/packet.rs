@@ -114,7 +114,11 @@ mod tests {
         for end in 0..bytes.len() {
             assert_eq!(take(&bytes[..end]), Ok(None));
         }
-        for (bytes, error) in [("0003", PacketError::Length), ("zzzz", PacketError::Length), ("+123", PacketError::Length)] {
+        for (bytes, error) in [
+            ("0003", PacketError::Length),
+            ("zzzz", PacketError::Length),
+            ("+123", PacketError::Length),
+        ] {
             assert_eq!(take(bytes.as_bytes()), Err(error));
         }
         assert_eq!(take(b"fff5"), Err(PacketError::Long));

@@ -11,7 +11,7 @@ use super::packet;
 pub struct Objection {
     /// In a few words, for each ref and for the audit trail.
     pub reason: String,
-    /// What was found and what to do, a line each.
+    /// What was found and what to do, a line each; git prints the reason by itself.
     pub details: Vec<String>,
     /// The refs that are refused by themselves; the others go with them. All when there are none.
     pub refs: Vec<String>,
@@ -27,7 +27,7 @@ pub fn refuse(commands: &Commands, objection: &Objection) -> Option<Bytes> {
         return Some(status.into());
     }
     let mut out = Vec::new();
-    for line in [&objection.reason].into_iter().chain(&objection.details) {
+    for line in &objection.details {
         band(&mut out, MESSAGE, format!("{}\n", printable(line)).as_bytes());
     }
     band(&mut out, DATA, &status);
@@ -40,7 +40,11 @@ fn status(commands: &Commands, objection: &Objection) -> Vec<u8> {
     packet::put(&mut out, b"unpack ok\n");
     for command in &commands.commands {
         let named = objection.refs.is_empty() || objection.refs.contains(&command.name);
-        let reason = if named { printable(&objection.reason) } else { ALONG.to_owned() };
+        let reason = if named {
+            printable(&objection.reason)
+        } else {
+            ALONG.to_owned()
+        };
         packet::put(&mut out, format!("ng {} {reason}\n", command.name).as_bytes());
     }
     out.extend_from_slice(packet::FLUSH);
@@ -108,8 +112,8 @@ mod tests {
         let report = refuse(&commands(true, false), &objection()).unwrap();
         insta::assert_snapshot!(String::from_utf8_lossy(&report), @r"
         000eunpack ok
-        0052ng refs/heads/a not pushed, since another ref of this push is refused
-        002fng refs/heads/b not allowed\u{1b}[2J
+        004ang refs/heads/a not pushed, since another ref of this push is refused
+        0029ng refs/heads/b not allowed\u{1b}[2J
         0000
         ");
     }
@@ -117,9 +121,14 @@ mod tests {
     #[test]
     fn side_bands_carry_the_details() {
         let report = refuse(&commands(true, true), &objection()).unwrap();
-        let text = String::from_utf8_lossy(&report).replace('\u{1}', "<1>").replace('\u{2}', "<2>");
-        assert!(text.starts_with("0019<2>not allowed\\u{1b}[2J\n000d<2>because\n"), "{text}");
-        assert!(text.contains("<1>000eunpack ok\n") && text.ends_with("00000000"), "{text}");
+        let text = String::from_utf8_lossy(&report)
+            .replace('\u{1}', "<1>")
+            .replace('\u{2}', "<2>");
+        assert!(text.starts_with("000d<2>because\n"), "{text}");
+        assert!(
+            text.contains("<1>000eunpack ok\n") && text.ends_with("00000000"),
+            "{text}"
+        );
     }
 
     #[test]

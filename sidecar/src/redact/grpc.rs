@@ -122,11 +122,11 @@ mod tests {
 
     fn judge(media: &'static str, bytes: &[u8]) -> Result<(), Error> {
         let mut whole = frames(media).unwrap();
-        let verdict = whole.check(bytes).and_then(|()| whole.finish());
+        let verdict = whole.check(bytes).and_then(|_ended| whole.finish());
         let mut single = frames(media).unwrap();
         let by_byte = bytes
             .chunks(1)
-            .try_for_each(|byte| single.check(byte))
+            .try_for_each(|byte| single.check(byte).map(drop))
             .and_then(|()| single.finish());
         assert_eq!(verdict, by_byte);
         verdict

@@ -270,7 +270,7 @@ fn an_ordinary_token_has_few_forms() {
             ..secret(PLAIN)
         })
         .len(),
-        14
+        16
     );
 }
 

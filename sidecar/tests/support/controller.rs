@@ -293,6 +293,7 @@ impl Pod {
                 cluster_cidr: Vec::new(),
                 resolve: Vec::new(),
                 name_server: Vec::new(),
+                spool: None,
             },
         };
         Self {

@@ -49,7 +49,9 @@ async fn run(scene: &Scene, program: &str, arguments: &[&str]) -> Result<Option<
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output();
-    let output = timeout(PATIENCE, output).await.with_context(|| format!("{program} hangs"))?;
+    let output = timeout(PATIENCE, output)
+        .await
+        .with_context(|| format!("{program} hangs"))?;
     Ok(Some(output?))
 }
 

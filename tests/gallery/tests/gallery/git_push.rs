@@ -34,10 +34,14 @@ struct Done {
 
 impl Forge {
     async fn new(change: &Value) -> Result<Self> {
+        Self::speaking("http/1.1", change).await
+    }
+
+    async fn speaking(protocol: &'static str, change: &Value) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let authority = Authority::new()?;
         let root = directory.path().join("forge");
-        let origin = serve(&authority, root.clone()).await?;
+        let origin = serve(&authority, protocol, root.clone()).await?;
         let mut route = json!({
             "methods": null,
             "paths": null,
@@ -160,10 +164,10 @@ impl Forge {
     }
 }
 
-async fn serve(authority: &Authority, root: PathBuf) -> Result<Origin> {
+async fn serve(authority: &Authority, protocol: &'static str, root: PathBuf) -> Result<Origin> {
     let password = BASE64_STANDARD.encode(format!("agent:{SECRET}"));
     let expected = Arc::new(format!("Basic {password}"));
-    Origin::served(authority, &[HOST], &["http/1.1"], move |request| {
+    Origin::served(authority, &[HOST], &[protocol], move |request| {
         let (root, expected) = (root.clone(), Arc::clone(&expected));
         async move {
             let given = request
@@ -261,6 +265,22 @@ async fn a_large_push_passes_in_chunks() -> Result<()> {
         "no probe"
     );
     forge.good(&forge.repository(), &["fsck", "--strict"]).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn http2_is_no_other() -> Result<()> {
+    let forge = Forge::speaking("h2", &json!({})).await?;
+    forge
+        .commit("a.bin", &noise(1, 200_000), "more than a buffer of git")
+        .await?;
+    forge.push(&["agent/work"]).await?;
+    forge.good(&forge.repository(), &["fsck", "--strict"]).await?;
+    forge.commit("b", token().as_bytes(), "x").await?;
+    let printed = forge.refused(&["agent/work"]).await?;
+    assert!(printed.contains("remote: b:1 holds a GitHub token"), "{printed}");
+    let requests = forge.scene.origin.requests();
+    assert!(requests.iter().all(|seen| seen.head.contains("HTTP/2.0")));
     Ok(())
 }
 

@@ -5,6 +5,7 @@
 mod authority;
 mod clients;
 mod exchange;
+mod git_push;
 mod limits;
 mod path;
 mod policy;
