@@ -274,13 +274,24 @@ async fn a_sidecar_that_never_acknowledges_is_given_up_for_the_next_incarnation(
     let sidecar = node::process(&pod.uid().context("a uid")?, "berth-sidecar")?;
     node::signal(sidecar, "STOP")?;
     team.session("s", "true").await?;
-    let session = team.phase("s", Phase::Succeeded).await?;
+    // On a busy machine the next pod may be late too, and the one after it serves.
+    let ended = |session: &AgentSession| {
+        session
+            .status
+            .as_ref()
+            .is_some_and(|status| status.phase == Some(Phase::Succeeded))
+    };
+    let session = team
+        .wait::<AgentSession>("s", "success", Duration::from_mins(2), ended)
+        .await?;
     let sandbox = session
         .status
         .as_ref()
         .and_then(|status| status.sandbox.clone())
         .context("a sandbox")?;
-    assert_eq!((incarnation(&session), sandbox.claim_name.as_str()), (2, "s-2"));
+    let incarnation = incarnation(&session);
+    assert!(incarnation >= 2, "the frozen pod didn't serve");
+    assert_eq!(sandbox.claim_name, format!("s-{incarnation}"));
     assert_ne!(sandbox.pod_name, pod.metadata.name);
     team.end().await
 }
