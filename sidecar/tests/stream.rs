@@ -333,7 +333,9 @@ async fn denials_are_counted_together_and_told_while_bound() {
     for _ in 0..3 {
         let mut agent = TcpStream::connect(pod.options.place.proxy_address).await.unwrap();
         agent
-            .write_all(b"CONNECT api.example.com:443 HTTP/1.1\r\n\r\n")
+            .write_all(
+                b"CONNECT api.example.com:443 HTTP/1.1\r\nHost: api.example.com:443\r\nConnection: close\r\n\r\n",
+            )
             .await
             .unwrap();
         let mut answer = String::new();

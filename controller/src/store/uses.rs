@@ -188,7 +188,8 @@ async fn complete(connection: &mut PgConnection, waiting: &Waiting, outcome: &Va
     Ok(())
 }
 
-/// Aggregated by the sidecar; the number is the record's position, below 0 so that it meets no use's.
+/// Aggregated by the sidecar. The number is below 0, so that it meets no use's: the time, and the record's position for
+/// those of one moment.
 async fn deny(connection: &mut PgConnection, waiting: &Waiting, denied: &Value) -> Result<(), sqlx::Error> {
     sqlx::query(
         r"
@@ -199,7 +200,7 @@ async fn deny(connection: &mut PgConnection, waiting: &Waiting, denied: &Value) 
         ",
     )
     .bind(&waiting.pod_uid)
-    .bind(-integer(denied, "at"))
+    .bind(-(integer(denied, "at").saturating_mul(4096) + i64::try_from(waiting.position & 4095).unwrap_or(0)))
     .bind(&waiting.session_uid)
     .bind(waiting.incarnation)
     .bind(&waiting.namespace)

@@ -71,9 +71,12 @@ impl Attached {
         if !self.seen.is_empty() {
             return self.seen.remove(0);
         }
-        match self.next().await {
-            from_sidecar::Message::Event(event) => event,
-            other => panic!("{other:?}"),
+        loop {
+            match self.next().await {
+                from_sidecar::Message::Event(event) => return event,
+                from_sidecar::Message::Trail(_) => {} // the audit trail goes beside the events
+                other => panic!("{other:?}"),
+            }
         }
     }
 
