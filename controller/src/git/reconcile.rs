@@ -54,24 +54,21 @@ struct Memory {
 struct Held {
     commit: String,
     declared: Declarations,
-    /// The bindings among them, for the grants.
-    bindings: Arc<TipObjects>,
+    /// The bindings and sessions among them, for the grants.
+    granting: Arc<TipObjects>,
 }
 
 impl Held {
     fn new(commit: String, declared: Declarations) -> Self {
-        let bindings = declared
-            .objects
-            .iter()
-            .filter(|object| object.key.kind == Kind::Binding);
-        let bindings = TipObjects {
-            bindings: bindings.cloned().collect(),
+        let objects = declared.objects.iter().filter(|object| object.key.kind != Kind::Pool);
+        let granting = TipObjects {
+            objects: objects.cloned().collect(),
             withheld: declared.withheld.clone(),
         };
         Self {
             commit,
             declared,
-            bindings: Arc::new(bindings),
+            granting: Arc::new(granting),
         }
     }
 }
@@ -123,7 +120,7 @@ impl Sources {
         self.accounts.client(namespace, account)
     }
 
-    /// What the sources of a namespace say of bindings, by their newest tips.
+    /// What the sources of a namespace say of bindings and sessions, by their newest tips.
     pub fn tips(&self, caches: &Caches, namespace: &str) -> Vec<SourceTip> {
         let inner = self.inner.lock();
         let sources = caches
@@ -135,7 +132,7 @@ impl Sources {
             let memory = inner.get(&Name::of(&*source));
             let same = memory.filter(|memory| Some(&memory.uid) == source.uid().as_ref());
             SourceTip {
-                declared: same.and_then(|memory| Some(Arc::clone(&memory.tip.as_ref()?.bindings))),
+                declared: same.and_then(|memory| Some(Arc::clone(&memory.tip.as_ref()?.granting))),
                 source,
             }
         });

@@ -80,6 +80,8 @@ pub struct SessionFacts {
     pub confinement: Confinement,
     /// Image of its pool.
     pub image: String,
+    /// Whether the newest tip of a source declares it as it is.
+    pub from_git: bool,
 }
 
 /// What became of a binding.
@@ -131,6 +133,8 @@ pub struct Decisions {
     pub bindings: BTreeMap<String, Verdict>,
     /// By session UID; sessions without a grant have an empty list.
     pub sessions: BTreeMap<String, Vec<SessionGrant>>,
+    /// Sessions, by UID, of which a binding can't be judged yet: git or a Secret is still being read.
+    pub undetermined: BTreeSet<String>,
     /// The next moment at which something begins or ends by itself.
     pub next: Option<Timestamp>,
 }
@@ -148,10 +152,16 @@ pub fn decide(facts: &Facts<'_>) -> Decisions {
     }
     resolve_conflicts(&bindings, &mut decisions.bindings);
     for session in facts.sessions {
-        let grants = grants(facts, &matching, &bindings, &decisions.bindings, session);
-        decisions
-            .sessions
-            .insert(session.session.uid().unwrap_or_default(), grants);
+        let uid = session.session.uid().unwrap_or_default();
+        let theirs = listed(&bindings, &session.session);
+        if theirs
+            .iter()
+            .any(|binding| is_undetermined(&decisions.bindings, binding))
+        {
+            decisions.undetermined.insert(uid.clone());
+        }
+        let grants = grants(&matching, &theirs, &decisions.bindings, session);
+        decisions.sessions.insert(uid, grants);
     }
     decisions.next = next(&bindings, facts.now);
     decisions
@@ -204,6 +214,11 @@ fn active(facts: &Facts<'_>, matching: &Matching<'_>, binding: &CredentialBindin
     };
     check_minting_host(facts, binding, offered)?;
     let mut permitted = matching.permit(binding, facts.default);
+    let refusal = if permitted.routes.is_empty() {
+        Reason::NotPermitted
+    } else {
+        Reason::HostNotOffered
+    };
     permitted.routes.retain(|route| {
         let offers = offered.hosts.iter().any(|host| host_covers(host, &route.host));
         if !offers {
@@ -214,12 +229,7 @@ fn active(facts: &Facts<'_>, matching: &Matching<'_>, binding: &CredentialBindin
         offers
     });
     if permitted.routes.is_empty() {
-        let reason = if permitted.narrowed.iter().any(|said| said.starts_with("Secret")) {
-            Reason::HostNotOffered
-        } else {
-            Reason::NotPermitted
-        };
-        return Err(refused(reason, permitted.narrowed.join("; ")));
+        return Err(refused(refusal, permitted.narrowed.join("; ")));
     }
     Ok(Active {
         fingerprint: fingerprint(binding),
@@ -344,43 +354,55 @@ fn resolve_conflicts(bindings: &[&Arc<CredentialBinding>], verdicts: &mut BTreeM
     }
 }
 
-fn grants(
-    facts: &Facts<'_>,
-    matching: &Matching<'_>,
-    bindings: &[&Arc<CredentialBinding>],
-    verdicts: &BTreeMap<String, Verdict>,
-    session: &SessionFacts,
-) -> Vec<SessionGrant> {
-    if !matching
-        .requirements()
-        .all(|require| session_may(facts, require, session))
-    {
-        return Vec::new();
-    }
-    let listed: BTreeSet<&str> = session
-        .session
+/// The bindings that select a session and whose credential it lists.
+fn listed<'a>(bindings: &[&'a Arc<CredentialBinding>], session: &AgentSession) -> Vec<&'a Arc<CredentialBinding>> {
+    let names: BTreeSet<&str> = session
         .spec
         .credentials
         .iter()
         .map(|credential| credential.name.as_str())
         .collect();
     let theirs = bindings.iter().filter(|binding| {
-        listed.contains(binding.spec.credential.name.as_str()) && selects(&binding.spec.subjects, &session.session)
+        names.contains(binding.spec.credential.name.as_str()) && selects(&binding.spec.subjects, session)
     });
-    let active = theirs.filter_map(|binding| match verdicts.get(&binding.name_any())? {
-        Verdict::Active(active) => Some(SessionGrant {
-            binding: binding.name_any(),
-            active: Active::clone(active),
-        }),
-        Verdict::Inactive { .. } => None,
-    });
+    theirs.copied().collect()
+}
+
+fn is_undetermined(verdicts: &BTreeMap<String, Verdict>, binding: &CredentialBinding) -> bool {
+    let verdict = verdicts.get(&binding.name_any());
+    matches!(
+        verdict,
+        Some(Verdict::Inactive {
+            reason: Reason::Progressing,
+            ..
+        })
+    )
+}
+
+fn grants(
+    matching: &Matching<'_>,
+    theirs: &[&Arc<CredentialBinding>],
+    verdicts: &BTreeMap<String, Verdict>,
+    session: &SessionFacts,
+) -> Vec<SessionGrant> {
+    if !matching.requirements().all(|require| session_may(require, session)) {
+        return Vec::new();
+    }
+    let active = theirs
+        .iter()
+        .filter_map(|binding| match verdicts.get(&binding.name_any())? {
+            Verdict::Active(active) => Some(SessionGrant {
+                binding: binding.name_any(),
+                active: Active::clone(active),
+            }),
+            Verdict::Inactive { .. } => None,
+        });
     active.collect()
 }
 
 /// What a policy wants of the session itself: a reviewed grant isn't inherited by whatever somebody makes by hand.
-fn session_may(facts: &Facts<'_>, require: &Require, session: &SessionFacts) -> bool {
-    let from_git = session.session.labels().contains_key(label::SOURCE_UID) && !facts.namespace.is_empty();
-    let delivered = require.session_delivery != Some(SessionDelivery::Git) || from_git;
+fn session_may(require: &Require, session: &SessionFacts) -> bool {
+    let delivered = require.session_delivery != Some(SessionDelivery::Git) || session.from_git;
     let confined = require
         .min_confined
         .is_none_or(|least| strength(session.confinement) >= strength(least));

@@ -73,6 +73,13 @@ impl<'a> Values<'a> {
     }
 }
 
+/// Whether a sidecar was bound on an earlier stream and has been granted nothing on this one: it may hold what a former
+/// leader granted.
+pub fn holds_earlier_grants(context: &Context, pod_uid: &str) -> bool {
+    let facts = context.registry.facts(pod_uid);
+    facts.is_some_and(|facts| facts.assigned.is_none() && facts.acknowledged.is_some() && facts.granted.is_none())
+}
+
 /// Sees to it that a sidecar holds what it is to hold.
 pub async fn push(
     context: &Context,

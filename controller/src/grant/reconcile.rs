@@ -14,6 +14,7 @@ use super::decide::{Decisions, Facts, Refused, SessionFacts, Verdict, decide, ke
 use super::github::{AHEAD, Token};
 use super::permit::Matching;
 use super::push::Values;
+use super::tip::SourceTip;
 use super::{offer, push, secrets, status, tip};
 use crate::answer;
 use crate::context::{Context, NotLeading};
@@ -66,14 +67,15 @@ pub async fn reconcile(context: Arc<Context>, namespace: String) -> Outcome {
 
 async fn pass(context: &Context, namespace: &str) -> Result<Option<Duration>, GrantFailure> {
     let bindings = context.caches.bindings_of(namespace);
-    let bound = bound(context, namespace);
+    let sources = context.sources.tips(&context.caches, namespace);
+    let bound = bound(context, namespace, &sources);
     if bindings.is_empty() && bound.is_empty() {
         context.secrets.forget(namespace);
         return Ok(None);
     }
     let client = context.sources.client(namespace, label::CREDENTIALS_ACCOUNT);
     let client = client.map_err(|error| GrantFailure::Client(Box::new(error)))?;
-    let decisions = decided(context, namespace, &client, &bindings, &bound);
+    let decisions = decided(context, namespace, &client, &bindings, (&bound, &sources));
     let (tokens, wanted) = tokens(context, &bindings, &decisions);
     let policies = context.caches.policies.state();
     let lease = lease(&Matching::of(namespace, &policies));
@@ -106,7 +108,7 @@ fn lease(matching: &Matching<'_>) -> Duration {
         .clamp(LEASE_MIN, LEASE_MAX)
 }
 
-fn bound(context: &Context, namespace: &str) -> Vec<Bound> {
+fn bound(context: &Context, namespace: &str, sources: &[SourceTip]) -> Vec<Bound> {
     let links = context.sessions_on_pods.of_namespace(namespace);
     let sessions = links.into_iter().filter_map(|(pod_uid, link)| {
         let session = context.caches.session(&link.session)?;
@@ -118,6 +120,7 @@ fn bound(context: &Context, namespace: &str) -> Vec<Bound> {
         let facts = SessionFacts {
             confinement: spec.and_then(|spec| spec.confinement).unwrap_or_default(),
             image: spec.map(|spec| spec.harness.image.clone()).unwrap_or_default(),
+            from_git: tip::declares_session(&session, sources),
             session,
         };
         Some(Bound {
@@ -135,7 +138,7 @@ fn decided(
     namespace: &str,
     client: &Client,
     bindings: &[Arc<CredentialBinding>],
-    bound: &[Bound],
+    (bound, sources): (&[Bound], &[SourceTip]),
 ) -> Decisions {
     let references = bindings
         .iter()
@@ -154,7 +157,6 @@ fn decided(
     };
     let secrets: BTreeMap<String, Result<_, Refused>> = references.filter_map(state).collect();
     let policies = context.caches.policies.state();
-    let sources = context.sources.tips(&context.caches, namespace);
     let sessions: Vec<SessionFacts> = bound.iter().map(|bound| bound.facts.clone()).collect();
     decide(&Facts {
         now: context.clock.now(),
@@ -162,7 +164,7 @@ fn decided(
         default: context.settings.default_policy,
         bindings,
         policies: &policies,
-        tips: &tip::tips(bindings, &sources),
+        tips: &tip::tips(bindings, sources),
         secrets: &secrets,
         sessions: &sessions,
         github_host: context.github.host(),
@@ -189,6 +191,10 @@ async fn push_one(
         .map(|(binding, token)| (binding.clone(), token.expires))
         .collect();
     let offer = offer::offer(grants, &bindings, egress, &stubs, &ends);
+    if decisions.undetermined.contains(&bound.link.session_uid) && push::holds_earlier_grants(context, &bound.pod_uid) {
+        // A former leader's grants stand until this one knows better, or until their lease ends.
+        return None;
+    }
     let pushed = push::push(context, (&bound.pod_uid, &bound.link), (&offer, values), lease).await;
     for (key, error) in pushed.failed {
         context

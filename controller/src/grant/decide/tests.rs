@@ -1,3 +1,5 @@
+//! A namespace in which one binding is in force for one session; each test changes one thing of it.
+
 use berth_crds::{AgentSessionSpec, CredentialBindingSpec, GrantPolicySpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
@@ -17,6 +19,7 @@ struct World {
     secrets: BTreeMap<String, Result<Offered, Refused>>,
     session: AgentSession,
     confinement: Confinement,
+    from_git: bool,
     now: i64,
 }
 
@@ -32,6 +35,7 @@ impl World {
             secrets: BTreeMap::new(),
             session,
             confinement: Confinement::Fence,
+            from_git: false,
             now: 1_000,
         };
         world.bind("b", "forge", 10);
@@ -82,6 +86,7 @@ impl World {
                 session: Arc::new(self.session.clone()),
                 confinement: self.confinement,
                 image: "registry.example.com/agents/base:1".to_owned(),
+                from_git: self.from_git,
             }],
         })
     }
@@ -237,6 +242,30 @@ fn a_policy_may_want_things_of_the_session_itself() {
         world.confinement = Confinement::NetworkPolicy;
     });
     assert!(loose.held().is_empty());
+}
+
+#[test]
+fn where_policy_wants_sessions_from_git_a_label_proves_nothing() {
+    let mut world = changed(|world| world.policy(json!({"require": {"sessionDelivery": "Git"}})));
+    world
+        .session
+        .labels_mut()
+        .insert(label::SOURCE_UID.to_owned(), "copied".to_owned());
+    assert!(world.held().is_empty());
+    world.from_git = true;
+    assert_eq!(world.held(), ["b"]);
+}
+
+#[test]
+fn what_cannot_be_judged_yet_is_told_from_what_is_refused() {
+    let undetermined = |world: &World| world.decide().undetermined.len();
+    assert_eq!(undetermined(&World::new()), 0);
+    assert_eq!(undetermined(&tip(None)), 1);
+    assert_eq!(undetermined(&secret(None)), 1);
+    assert_eq!(undetermined(&tip(Some(Tip::Gone("gone".to_owned())))), 0);
+    let mut unlisted = tip(None);
+    unlisted.session.spec.credentials.clear();
+    assert_eq!(undetermined(&unlisted), 0, "it isn't this session's");
 }
 
 #[test]

@@ -1,3 +1,5 @@
+//! What policies leave of a binding's routes.
+
 use berth_crds::{CredentialBindingSpec, GrantPolicySpec};
 use serde_json::json;
 
