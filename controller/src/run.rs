@@ -190,7 +190,7 @@ impl Replica {
             secrets: Secrets::default(),
             github: self.github()?,
             install_key: material.install_key.clone(),
-            uses: UseWriter::new(self.leadership.epoch()),
+            uses: UseWriter::new(self.leadership.epoch(), self.database.is_some()),
             given_back: GivenBack::default(),
             projection: ProjectionWriter::default(),
             event_writer,

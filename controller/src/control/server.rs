@@ -26,6 +26,7 @@ use crate::context::Context;
 use crate::session::runs::{Told, What};
 use crate::session::snapshot::Exited;
 use crate::store::event::NewEvent;
+use crate::store::uses::NoRoom;
 use crate::watch::Name;
 
 /// The service; `context` is there while this replica leads.
@@ -257,10 +258,7 @@ impl AttachedStream {
                 Ok(())
             }
             from_sidecar::Message::Event(event) => self.event(event).await,
-            from_sidecar::Message::Trail(trail) => {
-                self.trail(&trail);
-                Ok(())
-            }
+            from_sidecar::Message::Trail(trail) => self.trail(&trail),
             from_sidecar::Message::Hello(_) | from_sidecar::Message::KeyProof(_) => Err("a second handshake"),
         }
     }
@@ -320,13 +318,12 @@ impl AttachedStream {
     }
 
     /// A row of the audit trail goes to the record.
-    fn trail(&self, trail: &Trail) {
-        let Some(link) = self.context.sessions_on_pods.get(&self.pod.uid) else {
-            return;
-        };
-        if i64::try_from(trail.incarnation).ok() == Some(link.incarnation) {
-            self.context.uses.put(&link, &self.pod.uid, trail, &self.sender);
-        }
+    fn trail(&self, trail: &Trail) -> Result<(), &'static str> {
+        let link = self.context.sessions_on_pods.get(&self.pod.uid);
+        let link = link.filter(|link| i64::try_from(trail.incarnation).ok() == Some(link.incarnation));
+        let Some(link) = link else { return Ok(()) };
+        let put = self.context.uses.put(&link, &self.pod.uid, trail, &self.sender);
+        put.map_err(|NoRoom| "the audit trail waits for the database; it is told anew")
     }
 
     /// Tells the sidecar what it may forget. `true` when the stream has to be opened anew.

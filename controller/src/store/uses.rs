@@ -23,7 +23,14 @@ pub struct UseWriter {
     waiting: Arc<Mutex<VecDeque<Waiting>>>,
     wake: Arc<Notify>,
     epoch: u64,
+    /// Whether there is a database; without one a record is answered and let go of.
+    kept: bool,
 }
+
+/// There is no room for a record, and those after it must not overtake it: answers are cumulative.
+#[derive(Debug, Eq, PartialEq, thiserror::Error)]
+#[error("the audit trail waits for the database; the sidecar tells it anew")]
+pub struct NoRoom;
 
 /// A record, and who waits for it to be committed.
 struct Waiting {
@@ -39,25 +46,28 @@ struct Waiting {
 
 impl UseWriter {
     /// For a leader of this epoch.
-    pub fn new(epoch: u64) -> Self {
+    pub fn new(epoch: u64, kept: bool) -> Self {
         Self {
             epoch,
+            kept,
             ..Self::default()
         }
     }
 
-    /// A record of a pod that was proven to serve this session. One that there is no room for stays with its sidecar,
-    /// which sends it again on its next stream.
-    pub fn put(&self, link: &Link, pod_uid: &str, trail: &Trail, answer: &mpsc::Sender<ToSidecar>) {
+    /// A record of a pod that was proven to serve this session. When there is no room its stream has to end: the sidecar
+    /// keeps the record and tells it, and all after it, on the next one.
+    pub fn put(
+        &self,
+        link: &Link,
+        pod_uid: &str,
+        trail: &Trail,
+        answer: &mpsc::Sender<ToSidecar>,
+    ) -> Result<(), NoRoom> {
         let Ok(record) = serde_json::from_slice(&trail.record) else {
             tracing::warn!(pod.uid = pod_uid, "a record of the audit trail can't be read");
-            return;
+            return Ok(());
         };
-        let mut waiting = self.waiting.lock();
-        if waiting.len() >= WAITING_MAX {
-            return;
-        }
-        waiting.push_back(Waiting {
+        let new = Waiting {
             namespace: link.session.namespace.clone(),
             session: link.session.name.clone(),
             session_uid: link.session_uid.clone(),
@@ -66,9 +76,19 @@ impl UseWriter {
             position: trail.position,
             record,
             answer: answer.clone(),
-        });
+        };
+        if !self.kept {
+            self.answer(&new);
+            return Ok(());
+        }
+        let mut waiting = self.waiting.lock();
+        if waiting.len() >= WAITING_MAX {
+            return Err(NoRoom);
+        }
+        waiting.push_back(new);
         drop(waiting);
         self.wake.notify_one();
+        Ok(())
     }
 
     /// Writes until cancelled.
@@ -236,3 +256,53 @@ const BATCH_MAX: usize = 500;
 const RETRY: Duration = Duration::from_secs(1);
 /// A path may have 16 KiB; a reviewer needs its beginning.
 const TEXT_MAX: usize = 2048;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::watch::Name;
+
+    fn link() -> Link {
+        Link {
+            session: Name {
+                namespace: "team-a".to_owned(),
+                name: "s".to_owned(),
+            },
+            session_uid: "uid".to_owned(),
+            incarnation: 1,
+        }
+    }
+
+    fn trail(position: u64) -> Trail {
+        Trail {
+            incarnation: 1,
+            position,
+            record: br#"{"use":{"number":1}}"#.to_vec(),
+        }
+    }
+
+    #[test]
+    fn without_a_database_a_record_is_answered_at_once() {
+        let (sender, mut answers) = mpsc::channel(1);
+        UseWriter::new(7, false)
+            .put(&link(), "pod", &trail(3), &sender)
+            .unwrap();
+        let answer = answers.try_recv().unwrap();
+        let ack = TrailAck {
+            incarnation: 1,
+            position: 3,
+        };
+        assert_eq!((answer.epoch, answer.message), (7, Some(Message::TrailAck(ack))));
+    }
+
+    #[test]
+    fn a_record_without_room_is_refused_so_that_none_overtakes_it() {
+        let (sender, mut answers) = mpsc::channel(1);
+        let writer = UseWriter::new(7, true);
+        for position in 1..=WAITING_MAX as u64 {
+            writer.put(&link(), "pod", &trail(position), &sender).unwrap();
+        }
+        assert_eq!(writer.put(&link(), "pod", &trail(0), &sender), Err(NoRoom));
+        assert!(answers.try_recv().is_err(), "nothing is answered before it is stored");
+    }
+}
