@@ -47,29 +47,19 @@ pub fn judge<B>(rules: &Rules, tunnel: &Tunnel, request: &Request<B>) -> Result<
     })
 }
 
-/// `Host`, `:authority` and an absolute target must all be the tunnel's.
+/// `:authority` and an absolute target must be the tunnel's; `Host` is judged with the rules.
 fn named(tunnel: &Tunnel, uri: &Uri, headers: &HeaderMap, version: Version) -> Result<(), Refusal> {
-    let mut hosts = headers.get_all(HOST).iter();
-    let (host, more) = (hosts.next(), hosts.next());
-    if more.is_some() {
-        return Err(Refusal::bad("more than one Host header"));
-    }
-    let host = host.map(|host| host.to_str().map_err(|error| Refusal::malformed(&error)));
-    let authority = uri.authority().map(|authority| Ok(authority.as_str()));
-    let mut some = false;
-    for name in [host, authority].into_iter().flatten() {
-        let name = Authority::from_host_header(name?, tunnel.default_port());
-        if name.map_err(|error| Refusal::malformed(&error))? != tunnel.authority {
+    if let Some(authority) = uri.authority() {
+        let named = Authority::from_host_header(authority.as_str(), tunnel.default_port());
+        if named.map_err(|error| Refusal::malformed(&error))? != tunnel.authority {
             return Err(Refusal::misdirected(&tunnel.authority));
         }
-        some = true;
+    } else if !headers.contains_key(HOST) && version != Version::HTTP_10 {
+        return Err(Refusal::bad("the request names no host"));
     }
     let scheme = if tunnel.tls { "https" } else { "http" };
     if uri.scheme_str().is_some_and(|named| named != scheme) {
         return Err(Refusal::misdirected(&tunnel.authority));
-    }
-    if !some && version != Version::HTTP_10 {
-        return Err(Refusal::bad("the request names no host"));
     }
     Ok(())
 }
