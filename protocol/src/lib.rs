@@ -1,7 +1,8 @@
 //! The two wires of a bound pod: the control stream between sidecar and controller ([`control`], gRPC, DESIGN §8)
 //! and the handoff between sidecar and runner ([`handoff`], framed JSON over a unix socket).
 //!
-//! Both are versioned by [`VERSION`]. No secret value has a field here yet; grants come with the vault.
+//! Both are versioned by [`VERSION`]. A secret value has one field, `CredentialValue.secret`, from the
+//! controller to a bound sidecar.
 
 pub mod environment;
 pub mod handoff;

@@ -20,6 +20,7 @@ use crate::clock::Boottime;
 use crate::redact::Patterns;
 
 /// What a credential is worth now.
+#[derive(Clone)]
 pub struct Value {
     /// The real one.
     pub secret: SecretString,
@@ -198,11 +199,7 @@ impl Vault {
             Snapshot {
                 rules: Arc::clone(&old.rules),
                 patterns: old.patterns.clone(),
-                values: old
-                    .values
-                    .iter()
-                    .map(|(name, value)| (name.clone(), value.clone()))
-                    .collect(),
+                values: old.values.clone(),
                 stubs: old.stubs.clone(),
                 lease: Some(lease),
                 routes: routes.collect(),
@@ -253,16 +250,6 @@ impl Held {
             route: self.route.clone(),
             value: self.value,
             cut,
-        }
-    }
-}
-
-impl Clone for Value {
-    fn clone(&self) -> Self {
-        Self {
-            secret: self.secret.clone(),
-            grant: Arc::clone(&self.grant),
-            until: self.until,
         }
     }
 }

@@ -14,7 +14,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 
 use super::prefixed::Prefixed;
-use super::{Tunnel, serve, tls};
+use super::{Tunnel, tls};
 use crate::body::{Body, empty, full};
 use crate::exchange;
 use crate::proxy::Proxy;
@@ -112,5 +112,3 @@ const HTTP: u16 = 80;
 pub(super) const HEAD_TIME: Duration = Duration::from_mins(1);
 /// Head of a request; larger ones are answered with 431.
 pub(super) const HEAD_MAX: usize = 64 << 10;
-
-const _: () = assert!(serve::HEADERS_MAX <= 100, "hyper's default");

@@ -66,8 +66,6 @@ fn ended(result: hyper::Result<()>) {
     }
 }
 
-/// hyper's own limit of HTTP/1.1, written down.
-pub(super) const HEADERS_MAX: usize = 100;
 /// research/vault-proxy.md §2.1, row 39.
 const STREAMS_MAX: u32 = 128;
 /// The same row.

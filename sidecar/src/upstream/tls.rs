@@ -1,6 +1,5 @@
 //! TLS towards upstreams: verified with the platform's roots and the pool's, never less.
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -98,9 +97,4 @@ fn add(roots: &mut RootCertStore, path: &Path) -> Result<(), RootsError> {
     } else {
         Err(RootsError::Empty { path: path.to_owned() })
     }
-}
-
-/// Of an error while reading: so that callers need not know PEM.
-pub fn is_missing(error: &RootsError) -> bool {
-    matches!(error, RootsError::Read { source: pem::Error::Io(error), .. } if error.kind() == io::ErrorKind::NotFound)
 }
