@@ -5,7 +5,7 @@
 //! "Revoke an installation access token", "Generating a JSON Web Token for a GitHub App"); GitHub itself can't be
 //! reached from the tests, which play its part by those documents.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use berth_crds::GitHubApp;
@@ -26,6 +26,8 @@ pub struct GitHub {
     http: Client,
     api: Url,
     tokens: Mutex<HashMap<Name, Held>>,
+    /// Bindings whose token is being minted: one at a time for each.
+    minting: Mutex<HashSet<Name>>,
 }
 
 /// A token, and what it was minted for.
@@ -139,6 +141,7 @@ impl GitHub {
             http: builder.build().map_err(ClientError)?,
             api,
             tokens: Mutex::default(),
+            minting: Mutex::default(),
         })
     }
 
@@ -191,6 +194,16 @@ impl GitHub {
         };
         self.tokens.lock().insert(binding.clone(), held);
         Ok(token)
+    }
+
+    /// Whether a token may be minted for a binding now: none is being minted.
+    pub fn begins(&self, binding: &Name) -> bool {
+        self.minting.lock().insert(binding.clone())
+    }
+
+    /// It was minted, or wasn't.
+    pub fn ends(&self, binding: &Name) {
+        self.minting.lock().remove(binding);
     }
 
     /// Takes out the tokens of a namespace's bindings that grant no more.

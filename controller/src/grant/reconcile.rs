@@ -65,7 +65,7 @@ pub async fn reconcile(context: Arc<Context>, namespace: String) -> Outcome {
     outcome
 }
 
-async fn pass(context: &Context, namespace: &str) -> Result<Option<Duration>, GrantFailure> {
+async fn pass(context: &Arc<Context>, namespace: &str) -> Result<Option<Duration>, GrantFailure> {
     let bindings = context.caches.bindings_of(namespace);
     let sources = context.sources.tips(&context.caches, namespace);
     let bound = bound(context, namespace, &sources);
@@ -85,11 +85,12 @@ async fn pass(context: &Context, namespace: &str) -> Result<Option<Duration>, Gr
         again.extend(push_one(context, &bindings, session, (&decisions, &mut values, lease)).await);
     }
     again.extend(write_statuses(context, namespace, &bindings, &decisions).await?);
-    // Providers are slow: nothing above waits for them, and least of all a revocation.
-    retire(context, namespace, &tokens).await;
+    // Providers are slow: no pass waits for them, and least of all a revocation.
+    retire(context, namespace, &tokens);
     for (name, version, app) in wanted {
-        mint(context, &client, (&name, &version), app).await;
-        again.push(Duration::ZERO);
+        if context.github.begins(&name) {
+            tokio::spawn(mint(Arc::clone(context), client.clone(), (name, version), app.clone()));
+        }
     }
     let now = context.clock.now();
     let until = |at: Timestamp| Duration::try_from(at.duration_since(now)).unwrap_or_default();
@@ -246,26 +247,26 @@ fn tokens<'a>(
 }
 
 /// Tokens of bindings that grant no more are revoked at their provider.
-async fn retire(context: &Context, namespace: &str, tokens: &BTreeMap<String, Token>) {
+fn retire(context: &Arc<Context>, namespace: &str, tokens: &BTreeMap<String, Token>) {
     for token in context.github.retire(namespace, |name| tokens.contains_key(&name.name)) {
-        if let Err(error) = context.github.revoke(&token).await {
-            tracing::warn!(
-                namespace,
-                error = chain(&error),
-                "a token isn't revoked; it ends by itself"
-            );
-        }
+        let context = Arc::clone(context);
+        tokio::spawn(async move {
+            if let Err(error) = context.github.revoke(&token).await {
+                tracing::warn!(error = chain(&error), "a token isn't revoked; it ends by itself");
+            }
+        });
     }
 }
 
-async fn mint(context: &Context, client: &Client, (binding, version): (&Name, &str), app: &GitHubApp) {
+/// Mints, and looks again.
+async fn mint(context: Arc<Context>, client: Client, (binding, version): (Name, String), app: GitHubApp) {
     let key = &app.private_key_ref;
-    let minted = match secrets::value(client, &binding.namespace, &key.name, &key.key).await {
+    let minted = match secrets::value(&client, &binding.namespace, &key.name, &key.key).await {
         Ok(value) => {
             let key = SecretString::from(String::from_utf8_lossy(&value).into_owned());
             let minted = context
                 .github
-                .mint((binding, version), app, &key, context.clock.now())
+                .mint((&binding, &version), &app, &key, context.clock.now())
                 .await;
             minted.map(drop).map_err(|error| chain(&error))
         }
@@ -282,6 +283,8 @@ async fn mint(context: &Context, client: &Client, (binding, version): (&Name, &s
         context.secrets.broken(&binding.namespace, &at, why, Some(MINT_AGAIN));
         context.queues.grants.poke_after(binding.namespace.clone(), MINT_AGAIN);
     }
+    context.github.ends(&binding);
+    context.queues.grants.poke(binding.namespace);
 }
 
 /// Gives the time until a status that somebody else overtook is looked at again.
