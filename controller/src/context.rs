@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use berth_crds::AgentSession;
+use berth_crds::{AgentSession, CredentialBinding, GrantPolicy};
 use jiff::Timestamp;
 use kube::Client;
 
@@ -19,7 +19,6 @@ use crate::metrics::Metrics;
 use crate::pool::reconcile::Pools;
 use crate::session::given_back::GivenBack;
 use crate::session::runs::Runs;
-use crate::session::written::Written;
 use crate::settings::Settings;
 use crate::store::events::EventWriter;
 use crate::store::revision::RevisionRow;
@@ -27,6 +26,7 @@ use crate::store::session::SessionRow;
 use crate::store::uses::UseWriter;
 use crate::store::writer::ProjectionWriter;
 use crate::watch::{Caches, Queues};
+use crate::written::Written;
 
 /// What the reconcilers share.
 pub struct Context {
@@ -47,7 +47,11 @@ pub struct Context {
     /// What is remembered of pools.
     pub pools: Pools,
     /// Sessions as just written.
-    pub written: Written,
+    pub written: Written<AgentSession>,
+    /// Bindings as just written.
+    pub written_bindings: Written<CredentialBinding>,
+    /// Policies as just written.
+    pub written_policies: Written<GrantPolicy>,
     /// Claims as just given back.
     pub given_back: GivenBack,
     /// What is remembered of sources.

@@ -31,3 +31,4 @@ pub mod settings;
 pub mod telemetry;
 pub mod watch;
 pub mod work;
+pub mod written;

@@ -35,7 +35,6 @@ use crate::lease::{Elector, Leadership};
 use crate::metrics::Metrics;
 use crate::session::given_back::GivenBack;
 use crate::session::runs::Runs;
-use crate::session::written::Written;
 use crate::settings::{Deadlines, Settings};
 use crate::store::events::{EventQueue, EventWriter};
 use crate::store::session::SessionRow;
@@ -43,6 +42,7 @@ use crate::store::uses::UseWriter;
 use crate::store::writer::ProjectionWriter;
 use crate::watch::{Caches, Name, Queues};
 use crate::work::Pokes;
+use crate::written::Written;
 use crate::{git, grant, http, pool, session, store, work};
 
 /// Runs until SIGTERM or the loss of the Lease.
@@ -187,6 +187,8 @@ impl Replica {
             pools: pool::reconcile::Pools::default(),
             sources: Sources::new(self.config.clone(), &self.args.cache_dir),
             written: Written::default(),
+            written_bindings: Written::default(),
+            written_policies: Written::default(),
             secrets: Secrets::default(),
             github: self.github()?,
             install_key: material.install_key.clone(),

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use berth_crds::condition::{self, Wanted};
 use berth_crds::{ConditionType, GrantPolicy, GrantPolicySpec, GrantPolicyStatus, Reason, label};
 use jiff::Timestamp;
-use kube::Resource;
 use kube::api::{Api, PostParams};
+use kube::{Resource, ResourceExt};
 
 use crate::answer;
 use crate::context::Context;
@@ -27,8 +27,10 @@ pub async fn reconcile(context: Arc<Context>, name: Name) -> Outcome {
 
 async fn pass(context: &Context, name: &Name) -> Outcome {
     let Some(policy) = context.caches.policy(name) else {
+        context.written_policies.forget(name);
         return Outcome::Done;
     };
+    let policy = context.written_policies.newest(policy);
     let Some(status) = status(&policy, context.clock.now()) else {
         return Outcome::Done;
     };
@@ -45,7 +47,10 @@ async fn pass(context: &Context, name: &Name) -> Outcome {
         ..PostParams::default()
     };
     match api.replace_status(&name.name, &params, &wanted).await {
-        Ok(_) => Outcome::Done,
+        Ok(written) => {
+            context.written_policies.remember(policy.resource_version(), written);
+            Outcome::Done
+        }
         Err(error) if answer::is_overtaken(&error) => Outcome::Again(OVERTAKEN),
         Err(error) => {
             tracing::warn!(policy = name.name, error = chain(&error), "policy pass failed");

@@ -66,7 +66,7 @@ pub async fn reconcile(context: Arc<Context>, namespace: String) -> Outcome {
 }
 
 async fn pass(context: &Arc<Context>, namespace: &str) -> Result<Option<Duration>, GrantFailure> {
-    let bindings = context.caches.bindings_of(namespace);
+    let bindings = bindings(context, namespace);
     let sources = context.sources.tips(&context.caches, namespace);
     let bound = bound(context, namespace, &sources);
     if bindings.is_empty() && bound.is_empty() {
@@ -97,6 +97,14 @@ async fn pass(context: &Arc<Context>, namespace: &str) -> Result<Option<Duration
     again.extend(decisions.next.map(until));
     again.extend(tokens.values().map(|token| until(token.expires).saturating_sub(AHEAD)));
     Ok(again.into_iter().min())
+}
+
+/// The bindings of a namespace: as this process has written them, while the watch is behind.
+fn bindings(context: &Context, namespace: &str) -> Vec<Arc<CredentialBinding>> {
+    let cached = context.caches.bindings_of(namespace);
+    let written = &context.written_bindings;
+    written.retain(|name| name.namespace != namespace || cached.iter().any(|it| it.name_any() == name.name));
+    cached.into_iter().map(|binding| written.newest(binding)).collect()
 }
 
 /// The strictest lease that a policy asks for.
@@ -341,9 +349,9 @@ async fn write_status(
         field_manager: Some(label::MANAGER.to_owned()),
         ..PostParams::default()
     };
-    api.replace_status(&binding.name_any(), &params, &wanted)
-        .await
-        .map(drop)
+    let written = api.replace_status(&binding.name_any(), &params, &wanted).await?;
+    context.written_bindings.remember(binding.resource_version(), written);
+    Ok(())
 }
 
 /// DESIGN §7: 60 s, from 10 s to 15 min by policy.

@@ -237,11 +237,15 @@ async fn assign(
     let bindings: Vec<&CredentialBinding> = bindings.iter().map(|binding| &**binding).collect();
     let stubs = offer::stubs(&context.install_key, &session, &bindings);
     let message = Message::Assignment(assignment(&session, incarnation, stubs));
+    // Before the push: the acknowledgement may be back before this task goes on.
+    let assigned = |incarnation| {
+        context.registry.update(pod_uid, |facts| facts.assigned = incarnation);
+    };
+    assigned(Some(incarnation));
     if pushed(context.registry.push(pod_uid, message)) {
-        context
-            .registry
-            .update(pod_uid, |facts| facts.assigned = Some(incarnation));
         context.queues.grants.poke(name.namespace.clone());
+    } else {
+        assigned(None);
     }
     Ok(())
 }
