@@ -18,6 +18,7 @@ pub mod github;
 
 pub mod offer;
 pub mod push;
+pub mod tracked;
 
 pub mod policy;
 pub mod status;

@@ -84,6 +84,8 @@ pub struct GitUse {
     /// Whether a push may add or change CI definitions, CODEOWNERS and tracked paths: every route that the limits come
     /// from says so.
     pub protected_paths: ProtectedPaths,
+    /// Globs of paths that are protected beside those that always are: of all the routes that the limits come from.
+    pub protect: Vec<String>,
 }
 
 /// What a request of git is.
@@ -360,6 +362,7 @@ fn git_use(request: &Request<'_>, matching: &[&CompiledRoute], granting: &[&Comp
         },
         ref_limits: limits.collect(),
         protected_paths: protected_paths(limiting),
+        protect: protect(limiting),
     })
 }
 
@@ -370,6 +373,14 @@ fn protected_paths(limiting: &[&CompiledRoute]) -> ProtectedPaths {
     } else {
         ProtectedPaths::Refuse
     }
+}
+
+fn protect(limiting: &[&CompiledRoute]) -> Vec<String> {
+    let limits = limiting.iter().filter_map(|route| route.git.as_ref());
+    let mut globs: Vec<String> = limits.flat_map(|git| git.protect.iter().cloned()).collect();
+    globs.sort_unstable();
+    globs.dedup();
+    globs
 }
 
 /// The prefixes of all the routes together; none as soon as one has no limit.

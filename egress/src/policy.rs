@@ -183,6 +183,11 @@ pub struct GitRoute {
     /// Refs that may be pushed to, as prefixes such as `refs/heads/agent/`; any when left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ref_prefixes: Vec<String>,
+
+    /// Paths that a push doesn't touch, as globs, beside CI definitions and CODEOWNERS, unless `protectedPaths` says so:
+    /// what a GitSource reads in these repositories.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub protect: Vec<String>,
 }
 
 /// What may be done with a repository.

@@ -157,7 +157,7 @@ pub fn build(place: &Place, audit: Arc<Audit>) -> Result<Proxy, RunError> {
         .map_err(|error| RunError::Dns(Box::new(error)))?;
     let tls = UpstreamTls::new(&place.upstream_ca)?;
     let upstream = Upstream::new(Dialer::new(resolver, tls));
-    let pushes = Pushes::new(place.spool.clone().unwrap_or_else(|| place.state.clone()), Vec::new());
+    let pushes = Pushes::new(place.spool.clone().unwrap_or_else(|| place.state.clone()));
     Ok(Proxy::new(Arc::new(Vault::closed()), leaves, upstream, audit, pushes))
 }
 

@@ -22,6 +22,7 @@ use crate::audit::Audit;
 use crate::audit::sink::Sink;
 use crate::cli::{Explained, Standalone};
 use crate::files::Changes;
+use crate::git::protected::Protected;
 use crate::harden::harden;
 use crate::proxy::Proxy;
 use crate::run::{self, RunError, Serving};
@@ -163,7 +164,7 @@ fn offer(policy: Policy, base: &Path) -> Result<Offer, PolicyError> {
     Ok(Offer {
         policy,
         values,
-        lease: None,
+        ..Offer::nothing()
     })
 }
 
@@ -173,7 +174,12 @@ pub fn read(path: &Path) -> Result<Policy, PolicyError> {
         path: path.to_owned(),
         source,
     })?;
-    serde_saphyr::from_str(&text).map_err(|error| PolicyError::Parse {
+    parse(path, &text)
+}
+
+/// Reads a policy from text; the path is for errors.
+pub fn parse(path: &Path, text: &str) -> Result<Policy, PolicyError> {
+    serde_saphyr::from_str(text).map_err(|error| PolicyError::Parse {
         path: path.to_owned(),
         message: error.to_string(),
     })
@@ -181,6 +187,15 @@ pub fn read(path: &Path) -> Result<Policy, PolicyError> {
 
 /// Refuses a policy that breaks any rule.
 pub fn strict(policy: &Policy) -> Result<Rules, PolicyError> {
+    for (index, git) in policy
+        .routes
+        .iter()
+        .enumerate()
+        .filter_map(|(index, route)| Some((index, route.git.as_ref()?)))
+    {
+        Protected::with(git.protect.iter().map(String::as_str))
+            .map_err(|error| PolicyError::Lint(format!("  routes[{index}].git.protect: {error}\n")))?;
+    }
     Rules::strict(policy.clone()).map_err(|findings| {
         let mut text = String::new();
         for finding in findings {

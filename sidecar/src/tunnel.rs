@@ -22,6 +22,7 @@ pub mod tls;
 
 pub mod passthrough;
 
+pub mod idle;
 pub mod prefixed;
 
 pub mod serve;

@@ -11,6 +11,7 @@ use berth_egress::decide::Grant;
 use berth_egress::lint;
 use berth_egress::policy::{Policy, Route};
 use berth_egress::rules::Rules;
+use parking_lot::Mutex;
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
@@ -38,6 +39,10 @@ pub struct Offer {
     pub values: HashMap<String, Value>,
     /// When the right to use any of it ends, unless it is prolonged; `None` standalone.
     pub lease: Option<Boottime>,
+    /// Routes whose streams go on this long after a later offer doesn't have the route any more.
+    pub drains: HashMap<String, Duration>,
+    /// Bindings whose streams are cut at once, whatever an earlier offer said. A route's name begins with its binding's.
+    pub cut: Vec<String>,
 }
 
 impl Offer {
@@ -47,6 +52,8 @@ impl Offer {
             policy: Policy::default(),
             values: HashMap::new(),
             lease: None,
+            drains: HashMap::new(),
+            cut: Vec::new(),
         }
     }
 }
@@ -67,6 +74,14 @@ pub struct Snapshot {
 struct Held {
     route: Route,
     value: Option<[u8; 32]>,
+    drain: Duration,
+    cut: CancellationToken,
+}
+
+/// A route that isn't granted any more and whose streams may go on for a while.
+struct Draining {
+    route: String,
+    until: Boottime,
     cut: CancellationToken,
 }
 
@@ -97,6 +112,7 @@ pub enum Lapsed {
 /// The one place where values are.
 pub struct Vault {
     snapshot: ArcSwap<Snapshot>,
+    draining: Mutex<Vec<Draining>>,
     changed: watch::Sender<()>,
 }
 
@@ -146,6 +162,12 @@ impl Snapshot {
         &self.stubs
     }
 
+    /// When the grant of a route ends by itself.
+    fn end_of(&self, held: &Held) -> Option<Boottime> {
+        let credential = held.route.credential.as_ref()?;
+        self.values.get(credential)?.until
+    }
+
     /// The next moment at which something ends.
     fn next_end(&self, now: Boottime) -> Option<Boottime> {
         let ends = self.values.values().filter_map(|value| value.until).chain(self.lease);
@@ -158,6 +180,7 @@ impl Vault {
     pub fn closed() -> Self {
         Self {
             snapshot: ArcSwap::from_pointee(compile(Offer::nothing(), None).0),
+            draining: Mutex::default(),
             changed: watch::Sender::new(()),
         }
     }
@@ -172,24 +195,39 @@ impl Vault {
         self.snapshot.load_full()
     }
 
-    /// From now on this holds and nothing else. Streams on routes that have changed are cut. Says what of it was left
-    /// out, and the names of the routes that changed.
-    pub fn replace(&self, offer: Offer) -> (Vec<Problem>, Vec<String>) {
+    /// From now on this holds and nothing else. Streams on routes that have changed are cut, or drain. Says what of it
+    /// was left out, and the names of the routes that changed.
+    pub fn replace(&self, mut offer: Offer) -> (Vec<Problem>, Vec<String>) {
         let old = self.snapshot.load_full();
+        let at_once = std::mem::take(&mut offer.cut);
         let (snapshot, problems) = compile(offer, Some(&old));
         let snapshot = Arc::new(snapshot);
         self.snapshot.store(Arc::clone(&snapshot));
-        let gone: Vec<String> = old
+        let changed = old
             .routes
             .iter()
-            .filter(|(name, held)| snapshot.routes.get(*name).is_none_or(|new| !new.goes_on(held)))
-            .map(|(name, held)| {
-                held.cut.cancel();
-                name.clone()
-            })
-            .collect();
+            .filter(|(name, held)| snapshot.routes.get(*name).is_none_or(|new| !new.goes_on(held)));
+        let changed: Vec<(&String, &Held)> = changed.collect();
+        let now = Boottime::now();
+        let mut draining = self.draining.lock();
+        for (name, held) in &changed {
+            let drained = now.after(held.drain);
+            draining.push(Draining {
+                route: (*name).clone(),
+                until: old.end_of(held).map_or(drained, |end| end.min(drained)),
+                cut: held.cut.clone(),
+            });
+        }
+        draining.retain(|route| {
+            let goes_on = route.until > now && !at_once.iter().any(|binding| is_of(&route.route, binding));
+            if !goes_on {
+                route.cut.cancel();
+            }
+            goes_on
+        });
+        drop(draining);
         self.changed.send_replace(());
-        (problems, gone)
+        (problems, changed.into_iter().map(|(name, _)| name.clone()).collect())
     }
 
     /// Prolongs the lease. What has ended in between stays ended for the streams that were cut.
@@ -215,7 +253,9 @@ impl Vault {
             changed.mark_unchanged();
             let now = Boottime::now();
             self.cut_ended();
-            let pause = self.snapshot.load().next_end(now).map(|end| now.until(end).min(NAP));
+            let drained = self.draining.lock().iter().map(|route| route.until).min();
+            let next = self.snapshot.load().next_end(now).into_iter().chain(drained).min();
+            let pause = next.map(|end| now.until(end).min(NAP));
             tokio::select! {
                 _ = changed.changed() => {}
                 () = tokio::time::sleep(pause.unwrap_or_default()), if pause.is_some() => {}
@@ -224,6 +264,13 @@ impl Vault {
     }
 
     fn cut_ended(&self) {
+        let now = Boottime::now();
+        self.draining.lock().retain(|route| {
+            if route.until <= now {
+                route.cut.cancel();
+            }
+            route.until > now
+        });
         let snapshot = self.snapshot.load();
         for held in snapshot.routes.values() {
             let credential = held.route.credential.as_deref();
@@ -249,9 +296,15 @@ impl Held {
         Self {
             route: self.route.clone(),
             value: self.value,
+            drain: self.drain,
             cut,
         }
     }
+}
+
+/// Whether a route is one of a binding.
+fn is_of(route: &str, binding: &str) -> bool {
+    route.strip_prefix(binding).is_some_and(|rest| rest.starts_with('/'))
 }
 
 fn compile(offer: Offer, old: Option<&Snapshot>) -> (Snapshot, Vec<Problem>) {
@@ -259,6 +312,8 @@ fn compile(offer: Offer, old: Option<&Snapshot>) -> (Snapshot, Vec<Problem>) {
         policy,
         mut values,
         lease,
+        drains,
+        cut: _, // of what was, not of what is
     } = offer;
     let mut problems = check_values(&policy, &mut values);
     let patterns = patterns(&policy, &mut values, &mut problems);
@@ -270,7 +325,7 @@ fn compile(offer: Offer, old: Option<&Snapshot>) -> (Snapshot, Vec<Problem>) {
     let routes = policy
         .routes
         .iter()
-        .map(|route| (route.name.clone(), hold(route, &values, old)));
+        .map(|route| (route.name.clone(), hold(route, &values, &drains, old)));
     let routes = routes.collect();
     let (rules, findings) = Rules::compile(policy);
     problems.extend(findings.into_iter().map(|finding| Problem {
@@ -347,7 +402,12 @@ fn secrets<'a>(policy: &'a Policy, values: &'a HashMap<String, Value>) -> Vec<(&
 }
 
 /// A route that is as it was keeps its streams.
-fn hold(route: &Route, values: &HashMap<String, Value>, old: Option<&Snapshot>) -> Held {
+fn hold(
+    route: &Route,
+    values: &HashMap<String, Value>,
+    drains: &HashMap<String, Duration>,
+    old: Option<&Snapshot>,
+) -> Held {
     let value = route
         .credential
         .as_ref()
@@ -356,10 +416,16 @@ fn hold(route: &Route, values: &HashMap<String, Value>, old: Option<&Snapshot>) 
     let held = Held {
         route: route.clone(),
         value,
+        drain: drains
+            .get(&route.name)
+            .map_or(Duration::ZERO, |drain| (*drain).min(DRAIN_MAX)),
         cut: CancellationToken::new(),
     };
     match old.and_then(|old| old.routes.get(&route.name)) {
-        Some(old) if held.goes_on(old) => old.renewed(),
+        Some(old) if held.goes_on(old) => Held {
+            cut: old.renewed().cut,
+            ..held
+        },
         _ => held,
     }
 }
@@ -371,5 +437,7 @@ impl Value {
     }
 }
 
+/// DESIGN §3, `revoke`.
+const DRAIN_MAX: Duration = Duration::from_mins(1);
 /// Timers stand still while a machine sleeps; leases don't.
 const NAP: Duration = Duration::from_secs(5);

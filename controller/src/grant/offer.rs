@@ -2,18 +2,22 @@
 //! credentials by their stubs. Values are not here.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use berth_crds::{
-    AgentSession, CredentialBinding, EgressRoute, EgressTls, GitAccess, Injection, KeyRef, ProtectedPaths, Route,
+    AgentSession, CredentialBinding, EgressRoute, EgressTls, GitAccess, GitSource, Injection, KeyRef, ProtectedPaths,
+    Reason, Route,
 };
 use berth_egress::policy::{self, Policy};
 use hmac::{Hmac, KeyInit, Mac};
 use jiff::Timestamp;
-use kube::ResourceExt;
+use kube::{Resource, ResourceExt};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::decide::SessionGrant;
+use super::decide::{SessionGrant, Verdict};
+use super::tracked;
 
 /// What a session may do, and where the values come from.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -22,6 +26,10 @@ pub struct Offer {
     pub policy: Policy,
     /// One for each credential.
     pub credentials: Vec<Credential>,
+    /// Seconds that open streams of a route may go on once it isn't granted any more.
+    pub drains: BTreeMap<String, u32>,
+    /// Bindings whose streams are cut at once ([`at_once`]).
+    pub cut: Vec<String>,
 }
 
 /// A credential that a session may use.
@@ -100,6 +108,21 @@ pub fn stubs(key: &InstallKey, session: &AgentSession, bindings: &[&CredentialBi
         .collect()
 }
 
+/// Bindings whose streams don't drain: the brake was pulled, or the owner's side permits it no more.
+pub fn at_once(bindings: &[&CredentialBinding], verdicts: &BTreeMap<String, Verdict>) -> Vec<String> {
+    let stopped = bindings.iter().filter(|binding| {
+        let Some(Verdict::Inactive { reason, .. }) = verdicts.get(&binding.name_any()) else {
+            return false;
+        };
+        match reason {
+            Reason::Revoked => binding.meta().deletion_timestamp.is_none(),
+            Reason::Progressing | Reason::NotInSource | Reason::Suspended | Reason::NotYet | Reason::Expired => false,
+            _ => true,
+        }
+    });
+    stopped.map(|binding| binding.name_any()).collect()
+}
+
 /// Letters and digits alone, whatever a program checks.
 fn letters_of(key: &InstallKey, uid: &str, name: &str, count: usize) -> String {
     const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
@@ -108,13 +131,15 @@ fn letters_of(key: &InstallKey, uid: &str, name: &str, count: usize) -> String {
     letters.take(count).map(|letter| char::from(*letter)).collect()
 }
 
-/// What a session's sidecar is to hold. `minted` says until when the token of a binding lasts.
+/// What a session's sidecar is to hold. `minted` says until when the token of a binding lasts, `sources` what Berth reads
+/// from git, in whatever namespace.
 pub fn offer(
     grants: &[SessionGrant],
     bindings: &[&CredentialBinding],
     egress: &[EgressRoute],
     stubs: &BTreeMap<String, String>,
     minted: &BTreeMap<String, Timestamp>,
+    sources: &[Arc<GitSource>],
 ) -> Offer {
     let mut offer = Offer::default();
     for grant in grants {
@@ -143,10 +168,16 @@ pub fn offer(
             (None, None) => continue, // not minted yet
         };
         let routes = active.permitted.routes.iter();
-        offer
-            .policy
-            .routes
-            .extend(routes.map(|route| granted(&grant.binding, &credential.name, route)));
+        let routes: Vec<policy::Route> = routes
+            .map(|route| granted(&grant.binding, &credential.name, route, sources))
+            .collect();
+        let drain = binding.spec.revoke.as_ref().and_then(|revoke| revoke.drain);
+        if let Some(seconds) = drain.and_then(|drain| u32::try_from(Duration::from(drain).as_secs()).ok()) {
+            offer
+                .drains
+                .extend(routes.iter().map(|route| (route.name.clone(), seconds)));
+        }
+        offer.policy.routes.extend(routes);
         if offer.credentials.iter().any(|known| known.name == credential.name) {
             continue;
         }
@@ -182,12 +213,13 @@ impl Offer {
             ])
         });
         let credentials: Vec<serde_json::Value> = credentials.collect();
-        let text = serde_json::json!([serde_json::to_value(&self.policy).ok(), credentials]).to_string();
+        let policy = serde_json::to_value(&self.policy).ok();
+        let text = serde_json::json!([policy, credentials, self.drains, self.cut]).to_string();
         Sha256::digest(text).into()
     }
 }
 
-fn granted(binding: &str, credential: &str, route: &Route) -> policy::Route {
+fn granted(binding: &str, credential: &str, route: &Route, sources: &[Arc<GitSource>]) -> policy::Route {
     let methods = if route.methods.is_empty() && route.git.is_none() {
         vec!["*".to_owned()]
     } else {
@@ -208,6 +240,7 @@ fn granted(binding: &str, credential: &str, route: &Route) -> policy::Route {
                 GitAccess::Write => policy::GitAccess::Write,
             },
             ref_prefixes: git.ref_prefixes.clone(),
+            protect: tracked::globs(route, sources),
         }),
         websocket: route.websocket,
         addresses: networks(&route.addresses),

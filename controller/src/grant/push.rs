@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use berth_protocol::control::{CredentialValue, Grants, Prolong, to_sidecar::Message};
+use berth_protocol::control::{CredentialValue, Drain, Grants, Prolong, to_sidecar::Message};
 use jiff::Timestamp;
 use kube::Client;
 use secrecy::{ExposeSecret, SecretSlice};
@@ -163,6 +163,8 @@ async fn grant(
         lease_ms: milliseconds(lease),
         policy,
         values,
+        drains: offer.drains.iter().map(drain).collect(),
+        cut: offer.cut.clone(),
     };
     if context.check_leading().is_err() {
         return pushed;
@@ -183,6 +185,13 @@ async fn grant(
         Err(error) => tracing::debug!(error = chain(&error), "grants weren't pushed"),
     }
     pushed
+}
+
+fn drain((route, seconds): (&String, &u32)) -> Drain {
+    Drain {
+        route: route.clone(),
+        seconds: *seconds,
+    }
 }
 
 fn value(credential: &Credential, secret: Vec<u8>, now: Timestamp) -> CredentialValue {

@@ -199,7 +199,17 @@ async fn push_one(
         .iter()
         .map(|(binding, token)| (binding.clone(), token.expires))
         .collect();
-    let offer = offer::offer(grants, &bindings, egress, &stubs, &ends);
+    let offer = offer::Offer {
+        cut: offer::at_once(&bindings, &decisions.bindings),
+        ..offer::offer(
+            grants,
+            &bindings,
+            egress,
+            &stubs,
+            &ends,
+            &context.caches.sources.state(),
+        )
+    };
     if decisions.undetermined.contains(&bound.link.session_uid) && push::holds_earlier_grants(context, &bound.pod_uid) {
         // A former leader's grants stand until this one knows better, or until their lease ends.
         return None;

@@ -113,5 +113,11 @@ fn offer(grants: Grants, stubs: &BTreeMap<String, String>) -> Offer {
         policy,
         values,
         lease: Some(now.after(Duration::from_millis(grants.lease_ms))),
+        drains: grants
+            .drains
+            .into_iter()
+            .map(|drain| (drain.route, Duration::from_secs(drain.seconds.into())))
+            .collect(),
+        cut: grants.cut,
     }
 }
