@@ -5,10 +5,12 @@ use std::sync::Arc;
 use berth_crds::{AgentSession, CredentialBinding, GrantPolicy};
 use jiff::Timestamp;
 use kube::Client;
+use tokio::sync::watch;
 
 use crate::control::identity::Prover;
 use crate::control::registry::Registry;
 use crate::control::session_link::SessionsOnPods;
+use crate::control::tls::Material;
 use crate::events::Events;
 use crate::git::reconcile::Sources;
 use crate::grant::github::GitHub;
@@ -78,8 +80,8 @@ pub struct Context {
     pub leadership: Leadership,
     /// The clock.
     pub clock: Clock,
-    /// CA bundle that pods verify the control stream with.
-    pub ca_bundle: String,
+    /// Certificates of the control stream.
+    pub material: watch::Receiver<Arc<Material>>,
     /// Since when this leader serves.
     pub serving_since: Timestamp,
 }
@@ -99,6 +101,11 @@ impl Context {
         }
     }
 
+    /// CA bundle that pods verify the control stream with, PEM.
+    pub fn ca_bundle(&self) -> String {
+        self.material.borrow().ca.clone()
+    }
+
     /// Since when this leader serves streams.
     pub fn serving_since(&self) -> Timestamp {
         self.serving_since
@@ -110,7 +117,7 @@ impl Context {
     }
 
     /// Changes whenever events may have become acknowledgeable.
-    pub fn projection_commits(&self) -> tokio::sync::watch::Receiver<()> {
+    pub fn projection_commits(&self) -> watch::Receiver<()> {
         self.event_writer.commits()
     }
 

@@ -50,7 +50,7 @@ pub async fn run(args: Run) -> anyhow::Result<()> {
     let config = Config::infer().await.context("failed to find the API server")?;
     let client = Client::try_from(config.clone()).context("failed to make a client of the API server")?;
     let now = Clock.now();
-    let material = tls::load(&client, &args.namespace, now).await?;
+    let material = watch::Sender::new(Arc::new(tls::load(&client, &args.namespace, now).await?));
     let (cancel, tracker) = (CancellationToken::new(), TaskTracker::new());
     tracker.spawn(cancel_at_signal(cancel.clone())?);
     let identity = format!("{}_{:08x}", args.pod_name, rand::random::<u32>());
@@ -68,9 +68,17 @@ pub async fn run(args: Run) -> anyhow::Result<()> {
         cancel,
         tracker,
     };
-    replica.listen(&material).await?;
+    replica.listen(material.subscribe()).await?;
     let caches = Caches::start(&replica.client, &replica.queues, &replica.tracker, &replica.cancel);
-    let led = replica.serve(elector, caches, &material).await;
+    let certificates = material.subscribe();
+    let kept = tls::keep(
+        replica.client.clone(),
+        replica.args.namespace.clone(),
+        material,
+        replica.cancel.clone(),
+    );
+    replica.tracker.spawn(kept);
+    let led = replica.serve(elector, caches, certificates).await;
     replica.cancel.cancel();
     // Streams hold the context, and what waits for its last user would wait for them.
     replica.context.send_replace(None);
@@ -98,7 +106,7 @@ struct Replica {
 
 impl Replica {
     /// Health, metrics and control streams answer on a standby too: each says what it is.
-    async fn listen(&mut self, material: &Material) -> anyhow::Result<()> {
+    async fn listen(&mut self, material: watch::Receiver<Arc<Material>>) -> anyhow::Result<()> {
         let Run {
             http_address,
             metrics_address,
@@ -125,17 +133,18 @@ impl Replica {
         self.tracker
             .spawn(http::serve(metrics, http::metrics(served), self.cancel.clone()));
         let service = ControlService::new(self.context.subscribe());
-        self.tracker.spawn(listen::serve(
-            control,
-            Arc::clone(&material.server),
-            service,
-            self.cancel.clone(),
-        ));
+        self.tracker
+            .spawn(listen::serve(control, material, service, self.cancel.clone()));
         Ok(())
     }
 
     /// Stands by, leads, and says why it ended.
-    async fn serve(&self, mut elector: Elector, caches: Arc<Caches>, material: &Material) -> anyhow::Result<()> {
+    async fn serve(
+        &self,
+        mut elector: Elector,
+        caches: Arc<Caches>,
+        material: watch::Receiver<Arc<Material>>,
+    ) -> anyhow::Result<()> {
         tokio::select! {
             () = self.cancel.cancelled() => return Ok(()),
             filled = caches.ready() => filled.context("a store was closed")?,
@@ -172,7 +181,7 @@ impl Replica {
         drop(tokio::time::timeout(DRAIN, self.tracker.wait()).await);
     }
 
-    async fn lead(&self, caches: Arc<Caches>, material: &Material) -> anyhow::Result<()> {
+    async fn lead(&self, caches: Arc<Caches>, material: watch::Receiver<Arc<Material>>) -> anyhow::Result<()> {
         let runs = Runs::default();
         let (event_writer, event_queue) = EventWriter::new(&runs);
         let (events, event_log) = Events::new(&self.args.pod_name);
@@ -191,7 +200,7 @@ impl Replica {
             written_policies: Written::default(),
             secrets: Secrets::default(),
             github: self.github()?,
-            install_key: material.install_key.clone(),
+            install_key: material.borrow().install_key.clone(),
             uses: UseWriter::new(self.leadership.epoch(), self.database.is_some()),
             given_back: GivenBack::default(),
             projection: ProjectionWriter::default(),
@@ -201,13 +210,15 @@ impl Replica {
             settings: self.settings(),
             leadership: self.leadership.clone(),
             clock: Clock,
-            ca_bundle: material.ca.clone(),
+            material: material.clone(),
             serving_since: Timestamp::now(),
         });
         self.record(&context, event_queue);
         self.tracker.spawn(events::write(self.client.clone(), event_log));
         self.work(&context);
         poke_all(&context);
+        self.tracker
+            .spawn(bring_bundles(Arc::clone(&context), material, self.cancel.clone()));
         self.context.send_replace(Some(context));
         self.take_the_service().await.context("failed to label the active pod")
     }
@@ -337,6 +348,17 @@ fn poke_all(context: &Context) {
     namespaces.for_each(|namespace| queues.grants.poke(namespace));
     poke_each(&caches.policies, &queues.policies);
     poke_each(&caches.sessions, &queues.sessions);
+}
+
+/// A changed bundle goes to the namespace of every pool.
+async fn bring_bundles(context: Arc<Context>, mut material: watch::Receiver<Arc<Material>>, cancel: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            changed = material.changed() => if changed.is_err() { return },
+        }
+        poke_each(&context.caches.pools, &context.queues.pools);
+    }
 }
 
 fn poke_each<K: Resource<DynamicType = ()> + Clone + 'static>(store: &Store<K>, queue: &Pokes<Name>) {
