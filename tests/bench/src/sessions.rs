@@ -50,8 +50,8 @@ struct Bench {
 /// One session's way.
 struct Way {
     name: String,
-    /// Created → bound.
-    total: Duration,
+    /// Created → its status was seen to say that it is bound.
+    told: Duration,
     created: Timestamp,
     /// Its claim was seen Ready.
     ready: Timestamp,
@@ -114,9 +114,9 @@ impl Bench {
         let memory = resident(&self.team.cluster).await?;
         let writes = audit::writes(log, since, &self.team.namespace)?;
         let acknowledged = acknowledged::read(&self.team, began).await?;
-        let mut rows = rows::times(&claims, &ways);
+        let mut rows = rows::times(&claims, &ways, &acknowledged)?;
         rows.extend(rows::overheads(&ways, &writes, &acknowledged)?);
-        rows.push(rows::at_once(POOL, &claims_at_once, &sessions_at_once));
+        rows.push(rows::at_once(POOL, &claims_at_once, &sessions_at_once, &acknowledged)?);
         rows.extend(rows::writes(&writes, &ways));
         rows.push(Row::new("active controller, resident", memory, "MiB"));
         Ok(rows)
@@ -158,7 +158,7 @@ impl Bench {
         let claim = one(&self.seen_claims, &format!("{name}-1")).await?;
         Ok(Way {
             name: name.to_owned(),
-            total: seen.serves.context("it is bound")? - began,
+            told: seen.serves.context("it is bound")? - began,
             created,
             ready: claim.serves_at.context("the claim is ready")?,
             bound: seen.serves_at.context("it is bound")?,
