@@ -17,4 +17,5 @@ mod redaction;
 mod session;
 mod streaming;
 mod threats;
+mod toolchains;
 mod websocket;
