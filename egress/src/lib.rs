@@ -28,3 +28,5 @@ pub mod legacy;
 mod git;
 
 mod stubs;
+
+pub mod tokens;

@@ -117,6 +117,23 @@ pub struct Route {
     /// The route reaches an endpoint that mints credentials or approves changes, and is meant to (DESIGN §7, row 36).
     #[serde(default, skip_serializing_if = "is_default")]
     pub minting: bool,
+
+    /// What the route has to do with tokens that the agent's own OAuth 2.0 flow gives (row 36).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<Tokens>,
+
+    /// Certificates in PEM that the host is verified with here, in place of all others (row 43).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<String>,
+}
+
+/// A route's part in an OAuth 2.0 flow that the agent runs with the stub of a client's secret.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub enum Tokens {
+    /// It is the token endpoint: tokens in its answers become stubs, and refresh tokens in requests are exchanged back.
+    Endpoint,
+    /// Such a token is exchanged here, by its stub; never the credential's own value.
+    Minted,
 }
 
 /// Where in a request a stub is exchanged: one of these.

@@ -26,7 +26,7 @@ use crate::git::protected::Protected;
 use crate::harden::harden;
 use crate::proxy::Proxy;
 use crate::run::{self, RunError, Serving};
-use crate::vault::{Offer, Value};
+use crate::vault::{Offer, Problem, Value};
 
 /// A policy that can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +58,9 @@ pub enum PolicyError {
         /// Why.
         message: String,
     },
+    /// A certificate in it, or one that a value is.
+    #[error("the policy is refused: {0}")]
+    Certificate(Problem),
     /// The request on the command line.
     #[error("{0}")]
     Request(String),
@@ -161,11 +164,13 @@ fn offer(policy: Policy, base: &Path) -> Result<Offer, PolicyError> {
         })?;
         values.insert(credential.name.clone(), forever(value));
     }
-    Ok(Offer {
+    let offer = Offer {
         policy,
         values,
         ..Offer::nothing()
-    })
+    };
+    offer.check_certificates().map_err(PolicyError::Certificate)?;
+    Ok(offer)
 }
 
 /// Reads a policy; the values may be missing.

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
-use berth_egress::decide::Grant;
-use berth_egress::lint;
+use berth_egress::decide::{Exchanges, Grant, Surface};
 use berth_egress::policy::{Policy, Route};
 use berth_egress::rules::Rules;
+use berth_outbound::identity::{Identity, Roots};
 use parking_lot::Mutex;
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
@@ -18,7 +18,14 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Boottime;
-use crate::redact::Patterns;
+use crate::redact::{Patterns, PatternsError};
+use crate::vault::compile::{compile, secrets};
+use crate::vault::minted::{Minted, NewToken, TooMany};
+
+pub mod minted;
+
+mod certificates;
+mod compile;
 
 /// What a credential is worth now.
 #[derive(Clone)]
@@ -59,6 +66,7 @@ impl Offer {
 }
 
 /// What holds.
+#[derive(Clone)]
 pub struct Snapshot {
     /// Who may go where.
     pub rules: Arc<Rules>,
@@ -66,11 +74,17 @@ pub struct Snapshot {
     pub patterns: Option<Arc<Patterns>>,
     values: HashMap<String, Value>,
     stubs: HashMap<String, String>,
+    /// Names of the credentials whose values are searched for in answers.
+    redacted: Arc<[String]>,
+    identities: HashMap<String, Arc<Identity>>,
+    roots: HashMap<String, Arc<Roots>>,
+    minted: Minted,
     lease: Option<Boottime>,
     routes: HashMap<String, Held>,
 }
 
 /// A route, and what ends the streams that use it.
+#[derive(Clone)]
 struct Held {
     route: Route,
     value: Option<[u8; 32]>,
@@ -104,22 +118,80 @@ pub enum Lapsed {
     /// The grant.
     #[error("the grant has ended")]
     Grant,
+    /// A token that was minted.
+    #[error("the token isn't known or has ended: ask the token endpoint for another")]
+    Token,
     /// There is no value for it.
     #[error("the credential has no value at the moment")]
     Value,
+}
+
+/// A token that isn't kept, and so not passed on.
+#[derive(Debug, thiserror::Error)]
+pub enum MintError {
+    /// The credential that it was asked for with.
+    #[error(transparent)]
+    Lapsed(#[from] Lapsed),
+    /// There are too many.
+    #[error(transparent)]
+    Many(#[from] TooMany),
+    /// It couldn't be found again in an answer.
+    #[error("the token can't be told from other text")]
+    Patterns(#[source] PatternsError),
 }
 
 /// The one place where values are.
 pub struct Vault {
     snapshot: ArcSwap<Snapshot>,
     draining: Mutex<Vec<Draining>>,
+    /// One change after the other: each is made of what holds before it.
+    changing: Mutex<()>,
     changed: watch::Sender<()>,
+}
+
+impl Offer {
+    /// What of its certificates can't be used: for a file, which is taken whole or not at all.
+    pub fn check_certificates(&self) -> Result<(), Problem> {
+        let mut problems = Vec::new();
+        certificates::identities(&self.policy, &mut self.values.clone(), &mut problems);
+        certificates::roots(&mut self.policy.clone(), &mut problems);
+        problems.into_iter().next().map_or(Ok(()), Err)
+    }
 }
 
 impl Snapshot {
     /// The value that a grant stands for.
     pub fn exchange(&self, grant: &Grant) -> Result<&SecretString, Lapsed> {
-        self.value(grant.credential()).map(|value| &value.secret)
+        match grant.exchanges() {
+            Exchanges::Value => self.value(grant.credential()).map(|value| &value.secret),
+            Exchanges::Token(stub) => self.token(grant, stub),
+            Exchanges::Tokens => Err(Lapsed::Token),
+        }
+    }
+
+    /// The token that a stub stands for, if the grant is one for tokens of its credential.
+    pub fn token(&self, grant: &Grant, stub: &str) -> Result<&SecretString, Lapsed> {
+        self.value(grant.credential())?;
+        let token = match grant.exchanges() {
+            Exchanges::Value => None,
+            Exchanges::Token(_) | Exchanges::Tokens => self.minted.get(stub, grant.credential(), Boottime::now()),
+        };
+        token.ok_or(Lapsed::Token)
+    }
+
+    /// The certificate that a grant allows to be shown; none for a grant of something else.
+    pub fn identity(&self, grant: &Grant) -> Result<Option<Arc<Identity>>, Lapsed> {
+        if *grant.surface() != Surface::ClientCertificate {
+            return Ok(None);
+        }
+        self.value(grant.credential())?;
+        let identity = self.identities.get(grant.credential()).ok_or(Lapsed::Value)?;
+        Ok(Some(Arc::clone(identity)))
+    }
+
+    /// What the hosts of a route are verified with, if it has its own.
+    pub fn roots(&self, route: &str) -> Option<&Arc<Roots>> {
+        self.roots.get(route)
     }
 
     /// Fingerprint of the grant that a credential is used under.
@@ -181,6 +253,7 @@ impl Vault {
         Self {
             snapshot: ArcSwap::from_pointee(compile(Offer::nothing(), None).0),
             draining: Mutex::default(),
+            changing: Mutex::default(),
             changed: watch::Sender::new(()),
         }
     }
@@ -198,6 +271,7 @@ impl Vault {
     /// From now on this holds and nothing else. Streams on routes that have changed are cut, or drain. Says what of it
     /// was left out, and the names of the routes that changed.
     pub fn replace(&self, mut offer: Offer) -> (Vec<Problem>, Vec<String>) {
+        let _alone = self.changing.lock();
         let old = self.snapshot.load_full();
         let at_once = std::mem::take(&mut offer.cut);
         let (snapshot, problems) = compile(offer, Some(&old));
@@ -232,18 +306,31 @@ impl Vault {
 
     /// Prolongs the lease. What has ended in between stays ended for the streams that were cut.
     pub fn prolong(&self, lease: Boottime) {
-        self.snapshot.rcu(|old| {
-            let routes = old.routes.iter().map(|(name, held)| (name.clone(), held.renewed()));
-            Snapshot {
-                rules: Arc::clone(&old.rules),
-                patterns: old.patterns.clone(),
-                values: old.values.clone(),
-                stubs: old.stubs.clone(),
-                lease: Some(lease),
-                routes: routes.collect(),
-            }
-        });
+        let _alone = self.changing.lock();
+        let old = self.snapshot.load_full();
+        let routes = old.routes.iter().map(|(name, held)| (name.clone(), held.renewed()));
+        self.snapshot.store(Arc::new(Snapshot {
+            lease: Some(lease),
+            routes: routes.collect(),
+            ..Snapshot::clone(&old)
+        }));
         self.changed.send_replace(());
+    }
+
+    /// Keeps tokens that were asked for with a credential, and gives the stub of each. From now on they don't come back.
+    pub fn mint(&self, credential: &str, new: Vec<NewToken>) -> Result<Vec<String>, MintError> {
+        let _alone = self.changing.lock();
+        let old = self.snapshot.load_full();
+        let grant = Arc::clone(&old.value(credential)?.grant);
+        let mut minted = old.minted.clone();
+        let stubs = minted.add((credential, old.stub(credential)), &grant, new, Boottime::now())?;
+        let patterns = Patterns::new(secrets(&old.redacted, &old.stubs, &old.values, &minted));
+        self.snapshot.store(Arc::new(Snapshot {
+            patterns: Some(Arc::new(patterns.map_err(MintError::Patterns)?)),
+            minted,
+            ..Snapshot::clone(&old)
+        }));
+        Ok(stubs)
     }
 
     /// Cuts the streams of whatever ends, when it ends; as long as the sidecar runs.
@@ -305,129 +392,6 @@ impl Held {
 /// Whether a route is one of a binding.
 fn is_of(route: &str, binding: &str) -> bool {
     route.strip_prefix(binding).is_some_and(|rest| rest.starts_with('/'))
-}
-
-fn compile(offer: Offer, old: Option<&Snapshot>) -> (Snapshot, Vec<Problem>) {
-    let Offer {
-        policy,
-        mut values,
-        lease,
-        drains,
-        cut: _, // of what was, not of what is
-    } = offer;
-    let mut problems = check_values(&policy, &mut values);
-    let patterns = patterns(&policy, &mut values, &mut problems);
-    let stubs = policy
-        .credentials
-        .iter()
-        .map(|credential| (credential.name.clone(), credential.stub.clone()));
-    let stubs = stubs.collect();
-    let routes = policy
-        .routes
-        .iter()
-        .map(|route| (route.name.clone(), hold(route, &values, &drains, old)));
-    let routes = routes.collect();
-    let (rules, findings) = Rules::compile(policy);
-    problems.extend(findings.into_iter().map(|finding| Problem {
-        at: finding.field,
-        message: finding.message,
-    }));
-    let snapshot = Snapshot {
-        rules: Arc::new(rules),
-        patterns,
-        values,
-        stubs,
-        lease,
-        routes,
-    };
-    (snapshot, problems)
-}
-
-/// Values that can't be used as the policy says are dropped.
-fn check_values(policy: &Policy, values: &mut HashMap<String, Value>) -> Vec<Problem> {
-    let mut problems = Vec::new();
-    for credential in &policy.credentials {
-        let Some(value) = values.get(&credential.name) else {
-            continue;
-        };
-        if let Err(problem) = lint::check_secret(policy, credential, value.secret.expose_secret().as_bytes()) {
-            values.remove(&credential.name);
-            problems.push(Problem {
-                at: credential.name.clone(),
-                message: problem.to_string(),
-            });
-        }
-    }
-    problems
-}
-
-/// Of every value that may not come back. One that can't be searched for isn't exchanged either.
-fn patterns(
-    policy: &Policy,
-    values: &mut HashMap<String, Value>,
-    problems: &mut Vec<Problem>,
-) -> Option<Arc<Patterns>> {
-    if let Ok(patterns) = Patterns::new(secrets(policy, values)) {
-        return Some(patterns).filter(|patterns| !patterns.is_empty()).map(Arc::new);
-    }
-    let failed = secrets(policy, values).into_iter().filter_map(|secret| {
-        let name = secret.0.to_owned();
-        Patterns::new([secret]).err().map(|error| (name, error.to_string()))
-    });
-    let failed: Vec<(String, String)> = failed.collect();
-    if failed.is_empty() {
-        values.clear(); // each by itself is fine, so there are too many
-    }
-    for (at, message) in failed {
-        values.remove(&at);
-        problems.push(Problem { at, message });
-    }
-    Patterns::new(secrets(policy, values)).ok().map(Arc::new)
-}
-
-/// Name, value and stub of what is to be searched for.
-fn secrets<'a>(policy: &'a Policy, values: &'a HashMap<String, Value>) -> Vec<(&'a str, &'a [u8], &'a str)> {
-    let searched = policy.credentials.iter().filter(|credential| {
-        let mut routes = policy
-            .routes
-            .iter()
-            .filter(|route| route.credential.as_ref() == Some(&credential.name));
-        credential.redact || routes.any(|route| route.redact == Some(true))
-    });
-    let known = searched.filter_map(|credential| {
-        let value = values.get(&credential.name)?.secret.expose_secret().as_bytes();
-        Some((credential.name.as_str(), value, credential.stub.as_str()))
-    });
-    known.collect()
-}
-
-/// A route that is as it was keeps its streams.
-fn hold(
-    route: &Route,
-    values: &HashMap<String, Value>,
-    drains: &HashMap<String, Duration>,
-    old: Option<&Snapshot>,
-) -> Held {
-    let value = route
-        .credential
-        .as_ref()
-        .and_then(|name| values.get(name))
-        .map(Value::digest);
-    let held = Held {
-        route: route.clone(),
-        value,
-        drain: drains
-            .get(&route.name)
-            .map_or(Duration::ZERO, |drain| (*drain).min(DRAIN_MAX)),
-        cut: CancellationToken::new(),
-    };
-    match old.and_then(|old| old.routes.get(&route.name)) {
-        Some(old) if held.goes_on(old) => Held {
-            cut: old.renewed().cut,
-            ..held
-        },
-        _ => held,
-    }
 }
 
 impl Value {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use berth_egress::authority::Host;
+pub use berth_outbound::alpn::Alpn;
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType};
@@ -15,15 +16,6 @@ use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::time::Instant;
 
 use super::ca::{self, Ca};
-
-/// Which protocol both legs of a tunnel speak.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum Alpn {
-    /// HTTP/1.1.
-    Http1,
-    /// HTTP/2.
-    Http2,
-}
 
 /// The configurations that agents are answered with.
 pub struct Leaves {
@@ -61,16 +53,6 @@ pub enum LeafError {
     /// The TLS configuration.
     #[error("failed to configure TLS")]
     Tls(#[from] rustls::Error),
-}
-
-impl Alpn {
-    /// As it is written in a handshake.
-    pub fn wire(self) -> &'static [u8] {
-        match self {
-            Self::Http1 => b"http/1.1",
-            Self::Http2 => b"h2",
-        }
-    }
 }
 
 impl Leaves {

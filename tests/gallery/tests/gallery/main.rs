@@ -3,10 +3,12 @@
 #![cfg(test)]
 
 mod authority;
+mod certificates;
 mod clients;
 mod exchange;
 mod git_push;
 mod limits;
+mod oauth;
 mod path;
 mod policy;
 mod pool;
