@@ -8,6 +8,7 @@
 pub mod reconcile;
 
 pub mod decide;
+pub mod fingerprint;
 pub mod permit;
 
 pub mod tip;
