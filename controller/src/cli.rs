@@ -84,6 +84,12 @@ pub struct Run {
     /// File with certificates (PEM) that it is verified by besides the public ones.
     #[arg(long, env = "BERTH_GITHUB_CA")]
     pub github_ca: Option<PathBuf>,
+    /// File that describes the forges whose word counts as evidence (JSON; the chart writes it).
+    #[arg(long, env = "BERTH_FORGES")]
+    pub forges: Option<PathBuf>,
+    /// File with people's SSH keys, in the format of allowed signers (ssh-keygen(1)).
+    #[arg(long, env = "BERTH_SIGNERS")]
+    pub signers: Option<PathBuf>,
     /// PostgreSQL of the record; without it no record is kept.
     #[arg(long, env = "BERTH_DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<String>,

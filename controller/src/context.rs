@@ -13,6 +13,7 @@ use crate::control::session_link::SessionsOnPods;
 use crate::control::tls::Material;
 use crate::events::Events;
 use crate::git::reconcile::Sources;
+use crate::grant::evidence::ask::Evidence;
 use crate::grant::github::GitHub;
 use crate::grant::offer::InstallKey;
 use crate::grant::secrets::Secrets;
@@ -66,6 +67,8 @@ pub struct Context {
     pub secrets: Secrets,
     /// Tokens of GitHub Apps.
     pub github: GitHub,
+    /// What is known of evidence.
+    pub evidence: Evidence,
     /// Key of this install.
     pub install_key: InstallKey,
     /// Uses of credentials for Postgres.

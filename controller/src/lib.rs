@@ -1,7 +1,8 @@
 //! git → session → sandbox → grant → store → http: the controller, in the data's order.
 //!
 //! [`git`] turns commits into objects, [`pool`] turns pools into warm sandboxes, [`session`] binds sessions to them
-//! over [`control`] streams, [`grant`] says what bindings and policies do, [`store`] keeps the record, [`http`] answers
+//! over [`control`] streams, [`grant`] says what bindings and policies do, with evidence
+//! from [`forge`]s, [`store`] keeps the record, [`http`] answers
 //! people and forges. [`run`] wires it.
 
 pub mod git;
@@ -13,6 +14,8 @@ pub mod session;
 pub mod sandbox;
 
 pub mod control;
+
+pub mod forge;
 
 pub mod grant;
 

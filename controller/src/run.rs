@@ -28,7 +28,9 @@ use crate::control::server::ControlService;
 use crate::control::session_link::SessionsOnPods;
 use crate::control::tls::{self, Material};
 use crate::events::{self, Events};
+use crate::forge::config::Forges;
 use crate::git::reconcile::Sources;
+use crate::grant::evidence::ask::Evidence;
 use crate::grant::github::GitHub;
 use crate::grant::secrets::Secrets;
 use crate::lease::{Elector, Leadership};
@@ -201,6 +203,7 @@ impl Replica {
             secrets: Secrets::default(),
             github: self.github()?,
             install_key: material.borrow().install_key.clone(),
+            evidence: self.evidence()?,
             uses: UseWriter::new(self.leadership.epoch(), self.database.is_some()),
             given_back: GivenBack::default(),
             projection: ProjectionWriter::default(),
@@ -227,6 +230,11 @@ impl Replica {
         let ca = self.args.github_ca.as_ref().map(std::fs::read_to_string).transpose();
         let ca = ca.context("failed to read the GitHub API's certificates")?;
         Ok(GitHub::new(self.args.github_api.clone(), ca.as_deref())?)
+    }
+
+    fn evidence(&self) -> anyhow::Result<Evidence> {
+        let forges = self.args.forges.as_deref().map(Forges::load).transpose()?;
+        Ok(Evidence::new(forges.unwrap_or_default(), self.args.signers.clone()))
     }
 
     fn settings(&self) -> Settings {

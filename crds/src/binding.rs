@@ -532,6 +532,9 @@ pub struct CredentialBindingStatus {
 pub struct Grant {
     /// Hash of everything that matters to security.
     pub fingerprint: String,
+    /// The repository that the document stands in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository: Option<GrantRepository>,
     /// Hashes of its elements: a subset is a narrowing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
@@ -545,6 +548,9 @@ pub struct Grant {
     /// Who asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub author: Option<String>,
+    /// Whose key signed the author's commit, as the install's configuration names them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signer: Option<String>,
     /// Who approved.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
@@ -564,6 +570,19 @@ pub struct Grant {
     pub seal: Option<String>,
 }
 
+/// A repository that a grant's document stands in.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GrantRepository {
+    /// As the GitSource names it.
+    pub url: String,
+    /// Its branch.
+    pub branch: String,
+    /// The forge's id of it, once the forge has said it.
+    #[serde(default, rename = "repositoryID", skip_serializing_if = "Option::is_none")]
+    pub repository_id: Option<i64>,
+}
+
 /// One approval of a pull request.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -572,4 +591,11 @@ pub struct Approval {
     pub user: String,
     /// The head that was approved.
     pub commit: String,
+    /// Teams of the policies that the user belongs to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub teams: Vec<String>,
+    /// Whether the user had a part in what was approved.
+    #[serde(default, skip_serializing_if = "schema::is_false")]
+    pub own: bool,
 }

@@ -154,6 +154,24 @@ named! {
         SecretNotFound,
         /// The Secret's owner doesn't offer it to sessions.
         SecretNotOffered,
+        /// The commit came without a pull request that was merged.
+        NoPullRequest,
+        /// Only people who had a part in the change have approved it.
+        SelfApproval,
+        /// An approval was withdrawn, or is of a head that can't be looked at any more.
+        StaleApproval,
+        /// What was approved isn't what was merged.
+        ChangedAfterReview,
+        /// An identity whose credential a session may use has approved or merged.
+        ApproverIsAgent,
+        /// The pull request was merged elsewhere.
+        WrongBase,
+        /// Fewer people have approved than a policy wants.
+        NotEnoughApprovals,
+        /// An approver isn't in a team that a policy names.
+        WrongTeam,
+        /// The author's commit isn't signed by a person's key.
+        Unsigned,
     }
 }
 

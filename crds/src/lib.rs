@@ -19,9 +19,9 @@ mod source;
 
 pub use binding::{
     Approval, AwsSigV4, BasicInjection, Credential, CredentialBinding, CredentialBindingSpec, CredentialBindingStatus,
-    CredentialSource, Empty, GitAccess, GitHubApp, GitRoute, Grant, HeaderInjection, Injection, KeyRef, LiteLLMKey,
-    OAuth2, Operator, ProtectedPaths, Revocation, Route, SelectorRequirement, SessionSelector, Stub, Subjects,
-    ValueInjection,
+    CredentialSource, Empty, GitAccess, GitHubApp, GitRoute, Grant, GrantRepository, HeaderInjection, Injection,
+    KeyRef, LiteLLMKey, OAuth2, Operator, ProtectedPaths, Revocation, Route, SelectorRequirement, SessionSelector,
+    Stub, Subjects, ValueInjection,
 };
 pub use condition::{ConditionType, Reason};
 pub use harness::{Harness, HarnessKind};

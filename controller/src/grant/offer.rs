@@ -67,15 +67,24 @@ impl InstallKey {
     }
 
     /// HMAC-SHA256 over parts that can't run into each other.
-    fn derive(&self, parts: &[&str]) -> Vec<u8> {
-        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&self.0) else {
-            return Vec::new(); // HMAC takes keys of any length
-        };
+    pub fn derive(&self, parts: &[&str]) -> Vec<u8> {
+        let mac = self.over(parts);
+        mac.map(|mac| mac.finalize().into_bytes().to_vec()).unwrap_or_default()
+    }
+
+    /// Whether this was derived from these parts, in a time that tells nothing.
+    pub fn confirms(&self, parts: &[&str], derived: &[u8]) -> bool {
+        self.over(parts).is_some_and(|mac| mac.verify_slice(derived).is_ok())
+    }
+
+    /// `None` never: HMAC takes keys of any length.
+    fn over(&self, parts: &[&str]) -> Option<Hmac<Sha256>> {
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).ok()?;
         for part in parts {
             mac.update(&part.len().to_be_bytes());
             mac.update(part.as_bytes());
         }
-        mac.finalize().into_bytes().to_vec()
+        Some(mac)
     }
 }
 
@@ -191,7 +200,7 @@ pub fn offer(
             name: credential.name.clone(),
             value,
             version,
-            fingerprint: active.fingerprint.clone(),
+            fingerprint: active.grant.fingerprint.clone(),
             expires,
         });
     }

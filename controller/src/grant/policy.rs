@@ -84,30 +84,11 @@ fn status(policy: &GrantPolicy, now: Timestamp) -> Option<GrantPolicyStatus> {
 }
 
 fn unjudged(spec: &GrantPolicySpec) -> Vec<&'static str> {
-    let matches = spec.matches.as_ref();
     let require = spec.require.as_ref();
-    let checks = [
-        (
-            matches.is_some_and(|matches| matches.namespace_selector.is_some()),
-            "spec.match.namespaceSelector",
-        ),
-        (
-            matches.is_some_and(|matches| !matches.repositories.is_empty()),
-            "spec.match.repositories",
-        ),
-        (
-            require.is_some_and(|require| require.signed_commits),
-            "spec.require.signedCommits",
-        ),
-        (
-            require.is_some_and(|require| require.review.is_some()),
-            "spec.require.review",
-        ),
-        (
-            require.is_some_and(|require| require.on_stale.is_some()),
-            "spec.require.onStale",
-        ),
-    ];
+    let checks = [(
+        require.is_some_and(|require| require.on_stale.is_some()),
+        "spec.require.onStale",
+    )];
     checks
         .into_iter()
         .filter(|(used, _)| *used)

@@ -11,6 +11,9 @@ use kube::{Client, Resource, ResourceExt};
 use secrecy::SecretString;
 
 use super::decide::{Decisions, Facts, Refused, SessionFacts, Verdict, decide, key_of};
+use super::evidence::ask;
+use super::evidence::prove::Known;
+use super::evidence::signers::Signers;
 use super::github::{AHEAD, Token};
 use super::permit::Matching;
 use super::push::Values;
@@ -67,7 +70,7 @@ pub async fn reconcile(context: Arc<Context>, namespace: String) -> Outcome {
 
 async fn pass(context: &Arc<Context>, namespace: &str) -> Result<Option<Duration>, GrantFailure> {
     let bindings = bindings(context, namespace);
-    let sources = context.sources.tips(&context.caches, namespace);
+    let sources = context.sources.tips(&context.caches, namespace, &context.evidence);
     let bound = bound(context, namespace, &sources);
     if bindings.is_empty() && bound.is_empty() {
         context.secrets.forget(namespace);
@@ -75,17 +78,21 @@ async fn pass(context: &Arc<Context>, namespace: &str) -> Result<Option<Duration
     }
     let client = context.sources.client(namespace, label::CREDENTIALS_ACCOUNT);
     let client = client.map_err(|error| GrantFailure::Client(Box::new(error)))?;
-    let decisions = decided(context, namespace, &client, &bindings, (&bound, &sources));
+    let signers = context.evidence.signers().await;
+    let mut decisions = decided(context, namespace, &client, &bindings, (&bound, &sources, &signers));
     let (tokens, wanted) = tokens(context, &bindings, &decisions);
     let policies = context.caches.policies.state();
-    let lease = lease(&Matching::of(namespace, &policies));
+    let labels = context.caches.labels_of(namespace);
+    let lease = lease(&Matching::of_namespace(namespace, labels.as_ref(), &policies));
     let mut values = Values::new(&client, namespace, &tokens);
     let mut again = Vec::new();
     for session in &bound {
         again.extend(push_one(context, &bindings, session, (&decisions, &mut values, lease)).await);
     }
     again.extend(write_statuses(context, namespace, &bindings, &decisions).await?);
-    // Providers are slow: no pass waits for them, and least of all a revocation.
+    // Providers and forges are slow: no pass waits for them, and least of all a revocation.
+    again.extend(ask::ask(context, namespace, std::mem::take(&mut decisions.questions)));
+    again.extend(ask::identify(context, namespace, std::mem::take(&mut decisions.places)));
     retire(context, namespace, &tokens);
     for (name, version, app) in wanted {
         if context.github.begins(&name) {
@@ -147,7 +154,7 @@ fn decided(
     namespace: &str,
     client: &Client,
     bindings: &[Arc<CredentialBinding>],
-    (bound, sources): (&[Bound], &[SourceTip]),
+    (bound, sources, signers): (&[Bound], &[SourceTip], &Signers),
 ) -> Decisions {
     let references = bindings
         .iter()
@@ -167,8 +174,9 @@ fn decided(
     let secrets: BTreeMap<String, Result<_, Refused>> = references.filter_map(state).collect();
     let policies = context.caches.policies.state();
     let sessions: Vec<SessionFacts> = bound.iter().map(|bound| bound.facts.clone()).collect();
+    let now = context.clock.now();
     decide(&Facts {
-        now: context.clock.now(),
+        now,
         namespace,
         default: context.settings.default_policy,
         bindings,
@@ -177,6 +185,14 @@ fn decided(
         secrets: &secrets,
         sessions: &sessions,
         github_host: context.github.host(),
+        labels: context.caches.labels_of(namespace).as_ref(),
+        known: &Known {
+            now,
+            key: &context.install_key,
+            signers,
+            answers: &context.evidence.answers(namespace),
+            agents: &context.evidence.agents(&context.caches.bindings.state()),
+        },
     })
 }
 
@@ -323,10 +339,11 @@ async fn write_statuses(
             .values()
             .filter(|grants| grants.iter().any(|grant| grant.binding == name));
         let holders = i64::try_from(holders.count()).unwrap_or(i64::MAX);
-        let Some(verdict) = decisions.bindings.get(&name) else {
+        let Some(told) = decisions.bindings.get(&name).zip(decisions.grants.get(&name)) else {
             continue;
         };
-        let Some(status) = status::status(binding, verdict, holders, context.clock.now()) else {
+        let sealing = (&context.install_key, context.clock.now());
+        let Some(status) = status::status(binding, told, holders, sealing) else {
             continue;
         };
         context.check_leading()?;

@@ -4,8 +4,10 @@ use berth_crds::{AgentSessionSpec, CredentialBindingSpec, GrantPolicySpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 
-use super::fingerprint as fingerprint_of;
 use super::*;
+use crate::grant::evidence::prove::{Answer, Asked};
+use crate::grant::evidence::signers::Signers;
+use crate::grant::offer::InstallKey;
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
@@ -58,11 +60,12 @@ impl World {
         binding.metadata.namespace = Some("team-a".to_owned());
         binding.metadata.creation_timestamp = Some(Time(at(created)));
         self.bindings.push(binding);
-        let stands = Tip::Stands {
+        let standing = Standing {
             commit: "c0ffee".to_owned(),
             author: "A".to_owned(),
+            ..Standing::default()
         };
-        self.tips.insert(name.to_owned(), stands);
+        self.tips.insert(name.to_owned(), Tip::Stands(Box::new(standing)));
     }
 
     fn policy(&mut self, spec: Value) {
@@ -73,8 +76,18 @@ impl World {
     fn decide(&self) -> Decisions {
         let bindings: Vec<Arc<CredentialBinding>> = self.bindings.iter().cloned().map(Arc::new).collect();
         let policies: Vec<Arc<GrantPolicy>> = self.policies.iter().cloned().map(Arc::new).collect();
+        let (answers, agents): (BTreeMap<Asked, Answer>, _) = (BTreeMap::new(), BTreeMap::new());
+        let known = Known {
+            now: at(self.now),
+            key: &InstallKey::new(vec![7; 32]),
+            signers: &Signers::default(),
+            answers: &answers,
+            agents: &agents,
+        };
         decide(&Facts {
             now: at(self.now),
+            labels: None,
+            known: &known,
             namespace: "team-a",
             default: DefaultPolicy::Deny,
             github_host: "api.github.example.com",
@@ -118,7 +131,7 @@ fn everything_in_place_grants() {
     let Verdict::Active(active) = &world.decide().bindings["b"] else {
         panic!("not active")
     };
-    assert_eq!(active.commit.as_deref(), Some("c0ffee"));
+    assert_eq!(active.grant.commit.as_deref(), Some("c0ffee"));
     assert!(active.permitted.narrowed.is_empty());
 }
 
@@ -224,6 +237,29 @@ fn policies_have_to_permit_it_and_what_they_require_to_be_proven() {
 }
 
 #[test]
+fn a_requirement_that_is_added_never_widens() {
+    let requirements = [
+        json!({"signedCommits": true}),
+        json!({"review": {"minApprovals": 1}}),
+        json!({"maxDuration": "1h"}),
+        json!({"sessionDelivery": "Git"}),
+        json!({"minConfined": "Fence"}),
+        json!({"images": ["registry.example.com/agents/"]}),
+    ];
+    for first in &requirements {
+        for second in &requirements {
+            let one = policy(json!({"require": first}));
+            let both = changed(|world| {
+                world.policy(json!({"require": first}));
+                world.policy(json!({"require": second}));
+            });
+            let before = one.held();
+            assert!(both.held().iter().all(|held| before.contains(held)), "{first} {second}");
+        }
+    }
+}
+
+#[test]
 fn a_policy_may_want_things_of_the_session_itself() {
     let cases = [
         (json!({"sessionDelivery": "Git"}), false),
@@ -306,24 +342,15 @@ fn what_begins_or_ends_by_itself_is_looked_at_again() {
 }
 
 #[test]
-fn words_change_no_fingerprint_and_everything_else_does() {
-    let fingerprint = |change: fn(&mut CredentialBinding)| {
-        let world = changed(move |world| change(&mut world.bindings[0]));
-        fingerprint_of(&world.bindings[0])
-    };
-    let base = fingerprint(|_| {});
-    assert_eq!(
-        fingerprint(|binding| binding.spec.reason = "other words".to_owned()),
-        base
-    );
-    assert_ne!(
-        fingerprint(|binding| binding.spec.routes[0].host = "x.example.com".to_owned()),
-        base
-    );
-    assert_ne!(fingerprint(|binding| binding.spec.subjects.all_sessions = None), base);
-    assert_ne!(fingerprint(|binding| binding.spec.expires_at = Some(Time(at(1)))), base);
-    assert_ne!(
-        fingerprint(|binding| binding.metadata.namespace = Some("team-b".to_owned())),
-        base
+fn while_git_is_being_read_the_status_keeps_what_was_sealed() {
+    let told = |world: &World| world.decide().grants.remove("b").unwrap();
+    assert_eq!(told(&tip(None)), ToldGrant::AsBefore);
+    let differs = tip(Some(Tip::Differs("an apply is under way".to_owned())));
+    assert!(differs.held().is_empty());
+    assert_eq!(told(&differs), ToldGrant::AsBefore, "a narrowing keeps its seal");
+    assert_eq!(told(&tip(Some(Tip::Gone("gone".to_owned())))), ToldGrant::Nothing);
+    assert!(
+        matches!(told(&spec(|spec| spec.suspend = true)), ToldGrant::Proven(_)),
+        "approved, although it is suspended"
     );
 }
