@@ -26,6 +26,9 @@ pub enum Command {
     Run(Box<Run>),
     /// Bring the database's schema up to date, as its owner.
     Migrate(Migrate),
+    /// Vet a commit as a GitSource would read it, without a cluster; for the CI of a team's repository. Exit code 0:
+    /// nothing is wrong; 1: something is; 2: it can't be read.
+    Check(Check),
     /// Fetch one source: a request on standard input, an answer on standard output. Started by `run`.
     Fetch,
 }
@@ -48,6 +51,29 @@ pub enum LogFormat {
     Json,
     /// For people.
     Pretty,
+}
+
+/// `check`.
+#[derive(Clone, Debug, Args)]
+pub struct Check {
+    /// The repository, or a folder within it.
+    #[arg(default_value = ".")]
+    pub repository: PathBuf,
+    /// What is vetted.
+    #[arg(long, default_value = "HEAD")]
+    pub revision: String,
+    /// What the grants are compared with, such as `origin/main`.
+    #[arg(long)]
+    pub base: Option<String>,
+    /// Namespace of the GitSource.
+    #[arg(long, default_value = "default")]
+    pub namespace: String,
+    /// As `spec.include` of the GitSource. Repeatable.
+    #[arg(long)]
+    pub include: Vec<String>,
+    /// As `spec.exclude` of the GitSource. Repeatable.
+    #[arg(long)]
+    pub exclude: Vec<String>,
 }
 
 /// `run`.

@@ -14,6 +14,7 @@ pub mod evidence;
 pub mod fingerprint;
 pub mod permit;
 pub mod select;
+pub mod vet;
 
 pub mod tip;
 

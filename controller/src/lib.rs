@@ -24,6 +24,7 @@ pub mod store;
 pub mod http;
 
 pub mod answer;
+pub mod check;
 pub mod cli;
 pub mod context;
 pub mod events;

@@ -382,6 +382,14 @@ pub struct Route {
     /// Limits for git over HTTPS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub git: Option<GitRoute>,
+
+    /// The route reaches an endpoint that hands out credentials or approves changes, and is meant to.
+    #[serde(default, skip_serializing_if = "schema::is_false")]
+    pub minting: bool,
+
+    /// Whether `Set-Cookie` reaches the agent.
+    #[serde(default, skip_serializing_if = "schema::is_false")]
+    pub set_cookie: bool,
 }
 
 /// Where in a request the stub is exchanged.

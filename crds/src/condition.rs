@@ -142,6 +142,8 @@ named! {
         HostNotOffered,
         /// The binding's document doesn't stand in a source's newest tip.
         NotInSource,
+        /// Every route breaks a rule of the sidecar's grammar.
+        InvalidRoute,
         /// No policy permits it.
         NotPermitted,
         /// `spec.notBefore` is still to come.

@@ -17,6 +17,7 @@ use super::evidence::prove::Known;
 use super::permit::{DefaultPolicy, Matching, Permitted, host_covers};
 use super::select::{listed, session_may};
 use super::tip::Standing;
+use super::vet::vet;
 use crate::forge::config::Place;
 
 /// Everything that a namespace's grants depend on.
@@ -228,11 +229,15 @@ fn active(facts: &Facts<'_>, approval: &Approval<'_>, binding: &CredentialBindin
     };
     check_minting_host(facts, binding, offered)?;
     let mut permitted = matching.permit(binding, facts.default);
-    let refusal = if permitted.routes.is_empty() {
-        Reason::NotPermitted
-    } else {
-        Reason::HostNotOffered
-    };
+    let mut refusal = Reason::NotPermitted;
+    if !permitted.routes.is_empty() {
+        vet(binding, &mut permitted);
+        refusal = if permitted.routes.is_empty() {
+            Reason::InvalidRoute
+        } else {
+            Reason::HostNotOffered
+        };
+    }
     permitted.routes.retain(|route| {
         let offers = offered.hosts.iter().any(|host| host_covers(host, &route.host));
         if !offers {

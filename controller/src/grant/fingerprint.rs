@@ -110,30 +110,48 @@ fn subjects(subjects: &Subjects) -> Vec<Value> {
     all
 }
 
-/// A list that means "all" when it is empty has an element for that, so that emptying it is no narrowing.
+/// A list that means "all" when it is empty has an element for that, so that emptying it is no narrowing. Each field is
+/// named, so that a new one can't be forgotten here.
 fn elements(route: &Route) -> Vec<Value> {
+    let Route {
+        name,
+        host,
+        ports,
+        methods,
+        paths,
+        addresses,
+        websocket,
+        inject,
+        git,
+        tokens,
+        ca,
+        minting,
+        set_cookie,
+    } = route;
     let mut all = Vec::new();
-    let mut add = |what: &str, value: Value| all.push(json!(["route", route.name, what, value]));
-    add("host", json!(route.host));
-    add("inject", json!(route.inject));
-    let ports = if route.ports.is_empty() {
-        &[443][..]
-    } else {
-        &route.ports
-    };
+    let mut add = |what: &str, value: Value| all.push(json!(["route", name, what, value]));
+    add("host", json!(host));
+    add("inject", json!(inject));
+    let ports = if ports.is_empty() { &[443][..] } else { ports };
     for port in ports {
         add("port", json!(port));
     }
-    each_or_all(&route.methods, "method", &mut add);
-    each_or_all(&route.paths, "path", &mut add);
-    route
-        .addresses
-        .iter()
-        .for_each(|network| add("address", json!(network)));
-    if route.websocket {
-        add("websocket", Value::Null);
+    each_or_all(methods, "method", &mut add);
+    each_or_all(paths, "path", &mut add);
+    addresses.iter().for_each(|network| add("address", json!(network)));
+    for (set, what) in [
+        (*websocket, "websocket"),
+        (*minting, "minting"),
+        (*set_cookie, "set cookie"),
+    ] {
+        if set {
+            add(what, Value::Null);
+        }
     }
-    match &route.git {
+    // Whose word is taken for the host, and what a token endpoint gives: another value is another grant.
+    add("tokens", json!(tokens));
+    add("ca", json!(ca));
+    match git {
         None => add("any protocol", Value::Null),
         Some(git) => limits(git, &mut add),
     }
@@ -150,13 +168,19 @@ fn each_or_all(values: &[String], what: &str, add: &mut dyn FnMut(&str, Value)) 
 }
 
 fn limits(git: &GitRoute, add: &mut dyn FnMut(&str, Value)) {
+    let GitRoute {
+        repos,
+        access,
+        ref_prefixes,
+        protected_paths,
+    } = git;
     add("git", Value::Null);
-    each_or_all(&git.repos, "repository", add);
-    if git.access == GitAccess::Write {
+    each_or_all(repos, "repository", add);
+    if *access == GitAccess::Write {
         add("push", Value::Null);
+        each_or_all(ref_prefixes, "ref", add);
     }
-    git.ref_prefixes.iter().for_each(|prefix| add("ref", json!(prefix)));
-    if git.protected_paths == Some(ProtectedPaths::Allow) {
+    if *protected_paths == Some(ProtectedPaths::Allow) {
         add("protected paths", Value::Null);
     }
 }

@@ -228,7 +228,8 @@ impl Offer {
     }
 }
 
-fn granted(binding: &str, credential: &str, route: &Route, sources: &[Arc<GitSource>]) -> policy::Route {
+/// A permitted route in the sidecar's grammar. `sources`: whose paths its pushes may not touch.
+pub fn granted(binding: &str, credential: &str, route: &Route, sources: &[Arc<GitSource>]) -> policy::Route {
     let methods = if route.methods.is_empty() && route.git.is_none() {
         vec!["*".to_owned()]
     } else {
@@ -252,6 +253,8 @@ fn granted(binding: &str, credential: &str, route: &Route, sources: &[Arc<GitSou
             protect: tracked::globs(route, sources),
         }),
         websocket: route.websocket,
+        minting: route.minting,
+        set_cookie: route.set_cookie,
         addresses: networks(&route.addresses),
         protected_paths: match route
             .git
