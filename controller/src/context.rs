@@ -12,6 +12,7 @@ use crate::control::session_link::SessionsOnPods;
 use crate::events::Events;
 use crate::git::reconcile::Sources;
 use crate::grant::github::GitHub;
+use crate::grant::oauth2::OAuth2;
 use crate::grant::offer::InstallKey;
 use crate::grant::secrets::Secrets;
 use crate::lease::Leadership;
@@ -60,6 +61,8 @@ pub struct Context {
     pub secrets: Secrets,
     /// Tokens of GitHub Apps.
     pub github: GitHub,
+    /// Tokens of OAuth 2.0 clients.
+    pub oauth2: OAuth2,
     /// Key of this install.
     pub install_key: InstallKey,
     /// Uses of credentials for Postgres.

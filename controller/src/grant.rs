@@ -16,6 +16,8 @@ pub mod secrets;
 
 pub mod github;
 
+pub mod oauth2;
+
 pub mod offer;
 pub mod push;
 

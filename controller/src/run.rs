@@ -2,10 +2,16 @@
 //!
 //! A replica that loses the Lease ends its process: nothing of a former leader is left to act (DESIGN §2).
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use berth_egress::address::Vetting;
+use berth_outbound::dial::Dialer;
+use berth_outbound::post::Caller;
+use berth_outbound::resolve::Resolver;
+use berth_outbound::tls::UpstreamTls;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams, Patch, PatchParams};
@@ -30,6 +36,7 @@ use crate::control::tls::{self, Material};
 use crate::events::{self, Events};
 use crate::git::reconcile::Sources;
 use crate::grant::github::GitHub;
+use crate::grant::oauth2::OAuth2;
 use crate::grant::secrets::Secrets;
 use crate::lease::{Elector, Leadership};
 use crate::metrics::Metrics;
@@ -189,6 +196,7 @@ impl Replica {
             written: Written::default(),
             secrets: Secrets::default(),
             github: self.github()?,
+            oauth2: self.oauth2()?,
             install_key: material.install_key.clone(),
             uses: UseWriter::new(self.leadership.epoch(), self.database.is_some()),
             given_back: GivenBack::default(),
@@ -214,6 +222,18 @@ impl Replica {
         let ca = self.args.github_ca.as_ref().map(std::fs::read_to_string).transpose();
         let ca = ca.context("failed to read the GitHub API's certificates")?;
         Ok(GitHub::new(self.args.github_api.clone(), ca.as_deref())?)
+    }
+
+    fn oauth2(&self) -> anyhow::Result<OAuth2> {
+        let cluster = self.args.cluster_cidrs.iter().map(|network| network.parse());
+        let vetting = Vetting {
+            cluster: cluster.collect::<Result<_, _>>().context("BERTH_CLUSTER_CIDRS")?,
+            own: Vec::new(),
+        };
+        let resolver = Resolver::new(HashMap::new(), vetting).context("failed to read the name servers")?;
+        let tls = UpstreamTls::new(&self.args.token_ca).context("failed to read the token endpoints' certificates")?;
+        let caller = Caller::new(Dialer::new(resolver, tls), self.args.token_networks.clone());
+        Ok(OAuth2::new(caller))
     }
 
     fn settings(&self) -> Settings {

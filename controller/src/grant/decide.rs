@@ -6,14 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use berth_crds::{
-    AgentSession, Confinement, CredentialBinding, CredentialSource, GrantPolicy, KeyRef, Reason, Require,
-    SessionDelivery, Subjects, label,
+    AgentSession, Confinement, CredentialBinding, GrantPolicy, KeyRef, Reason, Require, SessionDelivery, Subjects,
+    label,
 };
 use jiff::Timestamp;
 use kube::{Resource, ResourceExt};
 use sha2::{Digest, Sha256};
 
-use super::permit::{DefaultPolicy, Matching, Permitted, host_covers};
+use super::permit::{DefaultPolicy, Matching, Permitted};
 
 /// Everything that a namespace's grants depend on.
 pub struct Facts<'a> {
@@ -196,23 +196,19 @@ fn active(facts: &Facts<'_>, matching: &Matching<'_>, binding: &CredentialBindin
     for require in matching.requirements() {
         check_evidence(facts, require, binding)?;
     }
-    let Some(secret) = key_of(&binding.spec.credential.source) else {
+    let keys = keys_of(&binding.spec.credential.source);
+    if keys.is_empty() {
         return Err(refused(
             Reason::NotImplemented,
-            "spec.credential.source: only secretRef and githubApp are implemented in this release",
+            "spec.credential.source: only secretRef, githubApp and oauth2 are implemented in this release",
         ));
-    };
-    let offered = match facts.secrets.get(&format!("{}/{}", secret.name, secret.key)) {
-        Some(Ok(offered)) => offered,
-        Some(Err(Refused { reason, message })) => return Err(refused(*reason, message.clone())),
-        None => {
-            return Err(waits(
-                Reason::Progressing,
-                format!("Secret {} is being read", secret.name),
-            ));
-        }
-    };
-    check_minting_host(facts, binding, offered)?;
+    }
+    let offers: Vec<(&KeyRef, &Offered)> = keys
+        .into_iter()
+        .map(|key| Ok((key, offered::offered(facts, key)?)))
+        .collect::<Result<_, Verdict>>()?;
+    offered::check_minting_hosts(facts, binding, &offers)?;
+    offered::check_certificates(binding)?;
     let mut permitted = matching.permit(binding, facts.default);
     let refusal = if permitted.routes.is_empty() {
         Reason::NotPermitted
@@ -220,13 +216,10 @@ fn active(facts: &Facts<'_>, matching: &Matching<'_>, binding: &CredentialBindin
         Reason::HostNotOffered
     };
     permitted.routes.retain(|route| {
-        let offers = offered.hosts.iter().any(|host| host_covers(host, &route.host));
-        if !offers {
-            permitted
-                .narrowed
-                .push(format!("Secret {} isn't offered to {}", secret.name, route.host));
-        }
-        offers
+        let refusal = offered::not_offered(&offers, &route.host);
+        let is_offered = refusal.is_none();
+        permitted.narrowed.extend(refusal);
+        is_offered
     });
     if permitted.routes.is_empty() {
         return Err(refused(refusal, permitted.narrowed.join("; ")));
@@ -237,24 +230,12 @@ fn active(facts: &Facts<'_>, matching: &Matching<'_>, binding: &CredentialBindin
         commit,
         author,
         expires: binding.spec.expires_at.as_ref().map(|time| time.0),
-        version: offered.version.clone(),
+        version: offers
+            .iter()
+            .map(|(_, offered)| offered.version.as_str())
+            .collect::<Vec<_>>()
+            .join(","),
     })
-}
-
-/// The key of the Secret that a value comes from, or is minted by.
-pub fn key_of(source: &CredentialSource) -> Option<&KeyRef> {
-    let app = source.github_app.as_ref().map(|app| &app.private_key_ref);
-    source.secret_ref.as_ref().or(app)
-}
-
-/// An App's key signs what is sent to GitHub: its owner has to offer it to that host as well.
-fn check_minting_host(facts: &Facts<'_>, binding: &CredentialBinding, offered: &Offered) -> Result<(), Verdict> {
-    let minted = binding.spec.credential.source.github_app.is_some();
-    if !minted || offered.hosts.iter().any(|host| host_covers(host, facts.github_host)) {
-        return Ok(());
-    }
-    let message = format!("the Secret with the App's key isn't offered to {}", facts.github_host);
-    Err(refused(Reason::HostNotOffered, message))
 }
 
 /// What the object itself says: deleted, revoked, suspended, too early, too late.
@@ -454,6 +435,10 @@ fn next(bindings: &[&Arc<CredentialBinding>], now: Timestamp) -> Option<Timestam
         .flat_map(|binding| [&binding.spec.not_before, &binding.spec.expires_at]);
     times.flatten().map(|time| time.0).filter(|time| *time > now).min()
 }
+
+mod offered;
+
+pub use self::offered::keys_of;
 
 #[cfg(test)]
 mod tests;

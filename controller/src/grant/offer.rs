@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use berth_crds::{
     AgentSession, CredentialBinding, EgressRoute, EgressTls, GitAccess, Injection, KeyRef, ProtectedPaths, Route,
+    Tokens,
 };
 use berth_egress::policy::{self, Policy};
 use hmac::{Hmac, KeyInit, Mac};
@@ -44,6 +45,8 @@ pub struct Credential {
 pub enum ValueSource {
     /// A key of a Secret.
     Secret(KeyRef),
+    /// A client's certificate with its key, from a Secret.
+    Certificate(KeyRef),
     /// A token that was minted for this binding.
     Minted(String),
 }
@@ -128,7 +131,11 @@ pub fn offer(
         };
         let (value, version, expires) = match (&credential.source.secret_ref, minted.get(&grant.binding)) {
             (Some(secret), _) => (
-                ValueSource::Secret(secret.clone()),
+                if shows_certificate(binding) {
+                    ValueSource::Certificate(secret.clone())
+                } else {
+                    ValueSource::Secret(secret.clone())
+                },
                 active.version.clone(),
                 active.expires,
             ),
@@ -187,6 +194,12 @@ impl Offer {
     }
 }
 
+/// The schema has it that all routes do or none.
+fn shows_certificate(binding: &CredentialBinding) -> bool {
+    let mut routes = binding.spec.routes.iter();
+    routes.any(|route| route.inject.client_certificate.is_some())
+}
+
 fn granted(binding: &str, credential: &str, route: &Route) -> policy::Route {
     let methods = if route.methods.is_empty() && route.git.is_none() {
         vec!["*".to_owned()]
@@ -211,6 +224,11 @@ fn granted(binding: &str, credential: &str, route: &Route) -> policy::Route {
         }),
         websocket: route.websocket,
         addresses: networks(&route.addresses),
+        tokens: route.tokens.map(|tokens| match tokens {
+            Tokens::Endpoint => policy::Tokens::Endpoint,
+            Tokens::Minted => policy::Tokens::Minted,
+        }),
+        ca: route.ca.clone(),
         protected_paths: match route
             .git
             .as_ref()

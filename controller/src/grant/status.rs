@@ -7,16 +7,17 @@ use jiff::Timestamp;
 use super::decide::{Active, Verdict};
 use crate::session::plan::time;
 
-/// What is to be said of a binding; `None` when it stands already.
+/// What is to be said of a binding, and why its rotated refresh token isn't stored; `None` when it stands already.
 pub fn status(
     binding: &CredentialBinding,
-    verdict: &Verdict,
+    (verdict, unsaved): (&Verdict, Option<&String>),
     sessions: i64,
     now: Timestamp,
 ) -> Option<CredentialBindingStatus> {
     let generation = binding.metadata.generation.unwrap_or(0);
     let old = binding.status.clone().unwrap_or_default();
-    let wanted = conditions(verdict);
+    let mut wanted = conditions(verdict);
+    wanted.extend(unsaved.map(|why| not_stored(why)));
     let new = CredentialBindingStatus {
         observed_generation: generation,
         conditions: condition::merge(&old.conditions, &wanted, generation, &time(now)),
@@ -62,6 +63,12 @@ fn conditions(verdict: &Verdict) -> Vec<Wanted> {
             Wanted::no(ConditionType::Active, *reason, message.clone()),
         ],
     }
+}
+
+/// The grant stands, on something that a restart takes away.
+fn not_stored(why: &str) -> Wanted {
+    let message = format!("the rotated refresh token is in the controller's memory alone, and lost with it: {why}");
+    Wanted::no(ConditionType::RefreshTokenStored, Reason::WriteBackFailed, message)
 }
 
 fn told(active: &Active) -> String {
