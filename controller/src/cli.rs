@@ -116,6 +116,12 @@ pub struct Run {
     /// File with people's SSH keys, in the format of allowed signers (ssh-keygen(1)).
     #[arg(long, env = "BERTH_SIGNERS")]
     pub signers: Option<PathBuf>,
+    /// File with certificates (PEM) that token endpoints are verified by besides the public ones. Repeatable.
+    #[arg(long, env = "BERTH_TOKEN_CA", value_delimiter = ',')]
+    pub token_ca: Vec<PathBuf>,
+    /// Network that token endpoints may be in although it isn't public. Repeatable.
+    #[arg(long, env = "BERTH_TOKEN_NETWORKS", value_delimiter = ',')]
+    pub token_networks: Vec<ipnet::IpNet>,
     /// PostgreSQL of the record; without it no record is kept.
     #[arg(long, env = "BERTH_DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<String>,

@@ -15,6 +15,7 @@ use crate::events::Events;
 use crate::git::reconcile::Sources;
 use crate::grant::evidence::ask::Evidence;
 use crate::grant::github::GitHub;
+use crate::grant::oauth2::OAuth2;
 use crate::grant::offer::InstallKey;
 use crate::grant::secrets::Secrets;
 use crate::lease::Leadership;
@@ -69,6 +70,8 @@ pub struct Context {
     pub github: GitHub,
     /// What is known of evidence.
     pub evidence: Evidence,
+    /// Tokens of OAuth 2.0 clients.
+    pub oauth2: OAuth2,
     /// Key of this install.
     pub install_key: InstallKey,
     /// Uses of credentials for Postgres.

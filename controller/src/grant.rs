@@ -22,6 +22,8 @@ pub mod secrets;
 
 pub mod github;
 
+pub mod oauth2;
+
 pub mod offer;
 pub mod push;
 pub mod tracked;

@@ -2,10 +2,16 @@
 //!
 //! A replica that loses the Lease ends its process: nothing of a former leader is left to act (DESIGN §2).
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use berth_egress::address::Vetting;
+use berth_outbound::dial::Dialer;
+use berth_outbound::post::Caller;
+use berth_outbound::resolve::Resolver;
+use berth_outbound::tls::UpstreamTls;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams, Patch, PatchParams};
@@ -32,6 +38,7 @@ use crate::forge::config::Forges;
 use crate::git::reconcile::Sources;
 use crate::grant::evidence::ask::Evidence;
 use crate::grant::github::GitHub;
+use crate::grant::oauth2::OAuth2;
 use crate::grant::secrets::Secrets;
 use crate::lease::{Elector, Leadership};
 use crate::metrics::Metrics;
@@ -204,6 +211,7 @@ impl Replica {
             github: self.github()?,
             install_key: material.borrow().install_key.clone(),
             evidence: self.evidence()?,
+            oauth2: self.oauth2()?,
             uses: UseWriter::new(self.leadership.epoch(), self.database.is_some()),
             given_back: GivenBack::default(),
             projection: ProjectionWriter::default(),
@@ -235,6 +243,18 @@ impl Replica {
     fn evidence(&self) -> anyhow::Result<Evidence> {
         let forges = self.args.forges.as_deref().map(Forges::load).transpose()?;
         Ok(Evidence::new(forges.unwrap_or_default(), self.args.signers.clone()))
+    }
+
+    fn oauth2(&self) -> anyhow::Result<OAuth2> {
+        let cluster = self.args.cluster_cidrs.iter().map(|network| network.parse());
+        let vetting = Vetting {
+            cluster: cluster.collect::<Result<_, _>>().context("BERTH_CLUSTER_CIDRS")?,
+            own: Vec::new(),
+        };
+        let resolver = Resolver::new(HashMap::new(), vetting).context("failed to read the name servers")?;
+        let tls = UpstreamTls::new(&self.args.token_ca).context("failed to read the token endpoints' certificates")?;
+        let caller = Caller::new(Dialer::new(resolver, tls), self.args.token_networks.clone());
+        Ok(OAuth2::new(caller))
     }
 
     fn settings(&self) -> Settings {

@@ -45,6 +45,7 @@ use crate::schema;
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = schema::rules(&[
     ("!has(self.notBefore) || !has(self.expiresAt) || timestamp(self.notBefore) < timestamp(self.expiresAt)", "notBefore must be earlier than expiresAt"),
+    ("!self.routes.exists(r, has(r.inject.clientCertificate)) || (has(self.credential.source.secretRef) && self.routes.all(r, has(r.inject.clientCertificate)))", "a client certificate comes from secretRef, and each of its binding's routes injects it as clientCertificate"),
 ])))]
 pub struct CredentialBindingSpec {
     /// The credential and where its value comes from.
@@ -211,14 +212,35 @@ pub struct OAuth2 {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_secret_ref: Option<KeyRef>,
 
-    /// Refresh token; a rotated one is written back.
+    /// Refresh token; a rotated one is written back, for which ServiceAccount `berth-credentials` has to be allowed to
+    /// patch that Secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refresh_token_ref: Option<KeyRef>,
+
+    /// How the client proves who it is: by HTTP `Basic` (default), or in the `Body`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "ClientAuthentication")]
+    pub client_authentication: Option<ClientAuthentication>,
+
+    /// Revocation endpoint (RFC 7009), https: access tokens are revoked there when the binding grants no more.
+    #[serde(default, rename = "revocationURL", skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::https_url")]
+    pub revocation_url: Option<String>,
 
     /// Scopes to ask for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::scopes")]
     pub scopes: Vec<String>,
+}
+
+/// How a client with a secret proves who it is (RFC 6749 §2.3.1).
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum ClientAuthentication {
+    /// HTTP Basic.
+    #[default]
+    Basic,
+    /// `client_id` and `client_secret` in the form.
+    Body,
 }
 
 /// AWS requests, signed anew with a key that the agent never has.
@@ -390,6 +412,26 @@ pub struct Route {
     /// Whether `Set-Cookie` reaches the agent.
     #[serde(default, skip_serializing_if = "schema::is_false")]
     pub set_cookie: bool,
+
+    /// The route's part in an OAuth 2.0 flow that the agent itself runs: `Endpoint` gives tokens, of which the agent finds
+    /// stubs; on a route with `Minted` those are exchanged, and never the credential's own value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Tokens")]
+    pub tokens: Option<Tokens>,
+
+    /// Certificates (PEM) that the host is verified with on this route, in place of all others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::certificates")]
+    pub ca: Option<String>,
+}
+
+/// A route's part in an OAuth 2.0 flow that the agent itself runs.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum Tokens {
+    /// The token endpoint.
+    Endpoint,
+    /// A place for its tokens.
+    Minted,
 }
 
 /// Where in a request the stub is exchanged.
@@ -413,7 +455,8 @@ pub struct Injection {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<ValueInjection>,
 
-    /// As the client's certificate.
+    /// As the client's certificate, from a Secret of type `kubernetes.io/tls` (`key: tls.crt`), or from a key that holds
+    /// both chain and private key in PEM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_certificate: Option<Empty>,
 }

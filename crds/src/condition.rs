@@ -42,6 +42,8 @@ named! {
         Ready,
         /// Work is under way. Present only while `True`.
         Reconciling,
+        /// A refresh token that was rotated stands in its Secret. Present only while it doesn't, as `False`.
+        RefreshTokenStored,
         /// The session continued from a checkpoint.
         Resumed,
         /// A sidecar acknowledged the session's assignment.
@@ -134,6 +136,8 @@ named! {
         Expired,
         /// The grant is in force.
         Granted,
+        /// A certificate or its key can't be used.
+        CertificateUnusable,
         /// Every required credential of the session is granted.
         CredentialsGranted,
         /// A required credential of the session isn't granted.
@@ -150,6 +154,10 @@ named! {
         NotYet,
         /// The policy is in force.
         PolicyReady,
+        /// A token endpoint gives no token; the message says why.
+        TokenRefused,
+        /// A refresh token that was rotated couldn't be written back.
+        WriteBackFailed,
         /// It was revoked by annotation, or is being deleted.
         Revoked,
         /// The Secret or its key isn't there, or may not be read.

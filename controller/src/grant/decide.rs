@@ -5,16 +5,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use berth_crds::{
-    AgentSession, Confinement, CredentialBinding, CredentialSource, Grant, GrantPolicy, KeyRef, Reason, Require, label,
-};
+use berth_crds::{AgentSession, Confinement, CredentialBinding, Grant, GrantPolicy, KeyRef, Reason, Require, label};
 use jiff::Timestamp;
 use kube::{Resource, ResourceExt};
 
 use super::approve::{Approval, ToldGrant, approve};
 use super::evidence::ask::Wanted;
 use super::evidence::prove::Known;
-use super::permit::{DefaultPolicy, Matching, Permitted, host_covers};
+use super::permit::{DefaultPolicy, Matching, Permitted};
 use super::select::{listed, session_may};
 use super::tip::Standing;
 use super::vet::vet;
@@ -211,23 +209,19 @@ fn active(facts: &Facts<'_>, approval: &Approval<'_>, binding: &CredentialBindin
     for require in matching.requirements() {
         check_duration(facts, require, binding)?;
     }
-    let Some(secret) = key_of(&binding.spec.credential.source) else {
+    let keys = keys_of(&binding.spec.credential.source);
+    if keys.is_empty() {
         return Err(refused(
             Reason::NotImplemented,
-            "spec.credential.source: only secretRef and githubApp are implemented in this release",
+            "spec.credential.source: only secretRef, githubApp and oauth2 are implemented in this release",
         ));
-    };
-    let offered = match facts.secrets.get(&format!("{}/{}", secret.name, secret.key)) {
-        Some(Ok(offered)) => offered,
-        Some(Err(Refused { reason, message })) => return Err(refused(*reason, message.clone())),
-        None => {
-            return Err(waits(
-                Reason::Progressing,
-                format!("Secret {} is being read", secret.name),
-            ));
-        }
-    };
-    check_minting_host(facts, binding, offered)?;
+    }
+    let offers: Vec<(&KeyRef, &Offered)> = keys
+        .into_iter()
+        .map(|key| Ok((key, offered::offered(facts, key)?)))
+        .collect::<Result<_, Verdict>>()?;
+    offered::check_minting_hosts(facts, binding, &offers)?;
+    offered::check_certificates(binding)?;
     let mut permitted = matching.permit(binding, facts.default);
     let mut refusal = Reason::NotPermitted;
     if !permitted.routes.is_empty() {
@@ -239,13 +233,10 @@ fn active(facts: &Facts<'_>, approval: &Approval<'_>, binding: &CredentialBindin
         };
     }
     permitted.routes.retain(|route| {
-        let offers = offered.hosts.iter().any(|host| host_covers(host, &route.host));
-        if !offers {
-            permitted
-                .narrowed
-                .push(format!("Secret {} isn't offered to {}", secret.name, route.host));
-        }
-        offers
+        let refusal = offered::not_offered(&offers, &route.host);
+        let is_offered = refusal.is_none();
+        permitted.narrowed.extend(refusal);
+        is_offered
     });
     if permitted.routes.is_empty() {
         return Err(refused(refusal, permitted.narrowed.join("; ")));
@@ -254,24 +245,12 @@ fn active(facts: &Facts<'_>, approval: &Approval<'_>, binding: &CredentialBindin
         grant,
         permitted,
         expires: binding.spec.expires_at.as_ref().map(|time| time.0),
-        version: offered.version.clone(),
+        version: offers
+            .iter()
+            .map(|(_, offered)| offered.version.as_str())
+            .collect::<Vec<_>>()
+            .join(","),
     })
-}
-
-/// The key of the Secret that a value comes from, or is minted by.
-pub fn key_of(source: &CredentialSource) -> Option<&KeyRef> {
-    let app = source.github_app.as_ref().map(|app| &app.private_key_ref);
-    source.secret_ref.as_ref().or(app)
-}
-
-/// An App's key signs what is sent to GitHub: its owner has to offer it to that host as well.
-fn check_minting_host(facts: &Facts<'_>, binding: &CredentialBinding, offered: &Offered) -> Result<(), Verdict> {
-    let minted = binding.spec.credential.source.github_app.is_some();
-    if !minted || offered.hosts.iter().any(|host| host_covers(host, facts.github_host)) {
-        return Ok(());
-    }
-    let message = format!("the Secret with the App's key isn't offered to {}", facts.github_host);
-    Err(refused(Reason::HostNotOffered, message))
 }
 
 /// What the object itself says: deleted, revoked, suspended, too early, too late.
@@ -386,6 +365,10 @@ fn next(bindings: &[&Arc<CredentialBinding>], now: Timestamp) -> Option<Timestam
         .flat_map(|binding| [&binding.spec.not_before, &binding.spec.expires_at]);
     times.flatten().map(|time| time.0).filter(|time| *time > now).min()
 }
+
+mod offered;
+
+pub use self::offered::keys_of;
 
 #[cfg(test)]
 mod tests;

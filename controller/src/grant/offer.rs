@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use berth_crds::{
     AgentSession, CredentialBinding, EgressRoute, EgressTls, GitAccess, GitSource, Injection, KeyRef, ProtectedPaths,
-    Reason, Route,
+    Reason, Route, Tokens,
 };
 use berth_egress::policy::{self, Policy};
 use hmac::{Hmac, KeyInit, Mac};
@@ -52,6 +52,8 @@ pub struct Credential {
 pub enum ValueSource {
     /// A key of a Secret.
     Secret(KeyRef),
+    /// A client's certificate with its key, from a Secret.
+    Certificate(KeyRef),
     /// A token that was minted for this binding.
     Minted(String),
 }
@@ -162,7 +164,11 @@ pub fn offer(
         };
         let (value, version, expires) = match (&credential.source.secret_ref, minted.get(&grant.binding)) {
             (Some(secret), _) => (
-                ValueSource::Secret(secret.clone()),
+                if shows_certificate(binding) {
+                    ValueSource::Certificate(secret.clone())
+                } else {
+                    ValueSource::Secret(secret.clone())
+                },
                 active.version.clone(),
                 active.expires,
             ),
@@ -228,6 +234,12 @@ impl Offer {
     }
 }
 
+/// The schema has it that all routes do or none.
+fn shows_certificate(binding: &CredentialBinding) -> bool {
+    let mut routes = binding.spec.routes.iter();
+    routes.any(|route| route.inject.client_certificate.is_some())
+}
+
 /// A permitted route in the sidecar's grammar. `sources`: whose paths its pushes may not touch.
 pub fn granted(binding: &str, credential: &str, route: &Route, sources: &[Arc<GitSource>]) -> policy::Route {
     let methods = if route.methods.is_empty() && route.git.is_none() {
@@ -256,6 +268,11 @@ pub fn granted(binding: &str, credential: &str, route: &Route, sources: &[Arc<Gi
         minting: route.minting,
         set_cookie: route.set_cookie,
         addresses: networks(&route.addresses),
+        tokens: route.tokens.map(|tokens| match tokens {
+            Tokens::Endpoint => policy::Tokens::Endpoint,
+            Tokens::Minted => policy::Tokens::Minted,
+        }),
+        ca: route.ca.clone(),
         protected_paths: match route
             .git
             .as_ref()

@@ -22,6 +22,8 @@ pub struct Pushed {
     pub again: Option<Duration>,
     /// Values that couldn't be had, by `name/key` of the Secret.
     pub failed: BTreeMap<String, ValueError>,
+    /// How long the certificates among them last, by the same.
+    pub ends: BTreeMap<String, Duration>,
     /// Whether what the session may use has changed.
     pub changed: bool,
 }
@@ -32,12 +34,17 @@ pub struct Values<'a> {
     namespace: &'a str,
     tokens: &'a BTreeMap<String, Token>,
     read: BTreeMap<String, SecretSlice<u8>>,
+    /// How long certificates last.
+    ends: BTreeMap<String, Duration>,
+    now: Timestamp,
 }
 
 impl<'a> Values<'a> {
     /// Nothing is read yet; `tokens` are those that were minted, by binding.
-    pub fn new(client: &'a Client, namespace: &'a str, tokens: &'a BTreeMap<String, Token>) -> Self {
+    pub fn new(client: &'a Client, namespace: &'a str, tokens: &'a BTreeMap<String, Token>, now: Timestamp) -> Self {
         Self {
+            now,
+            ends: BTreeMap::new(),
             client,
             namespace,
             tokens,
@@ -50,10 +57,19 @@ impl<'a> Values<'a> {
         self.tokens
     }
 
+    /// How long a certificate lasts that was read, with its `name/key`.
+    fn left(&self, source: &ValueSource) -> Option<(String, Duration)> {
+        let ValueSource::Certificate(key) = source else {
+            return None;
+        };
+        let at = format!("{}/{}", key.name, key.key);
+        self.ends.get(&at).map(|left| (at, *left))
+    }
+
     /// The value itself, from where it comes; with an error comes the Secret's `name/key`.
     async fn read(&mut self, source: &ValueSource) -> Result<Option<Vec<u8>>, (String, ValueError)> {
         let key = match source {
-            ValueSource::Secret(key) => key,
+            ValueSource::Secret(key) | ValueSource::Certificate(key) => key,
             ValueSource::Minted(binding) => {
                 let token = self.tokens.get(binding);
                 return Ok(token.map(|token| token.value.expose_secret().as_bytes().to_vec()));
@@ -63,7 +79,18 @@ impl<'a> Values<'a> {
         if let Some(value) = self.read.get(&at) {
             return Ok(Some(value.expose_secret().to_vec()));
         }
-        match secrets::value(self.client, self.namespace, &key.name, &key.key).await {
+        let value = match source {
+            ValueSource::Certificate(_) => {
+                let place = (key.name.as_str(), key.key.as_str());
+                let read = secrets::certificate(self.client, self.namespace, place, self.now).await;
+                read.map(|(pem, left)| {
+                    self.ends.insert(at.clone(), left);
+                    pem
+                })
+            }
+            _ => secrets::value(self.client, self.namespace, &key.name, &key.key).await,
+        };
+        match value {
             Ok(value) => {
                 self.read.insert(at, SecretSlice::from(value.clone()));
                 Ok(Some(value))
@@ -90,6 +117,7 @@ pub async fn push(
     let nothing = Pushed {
         again: None,
         failed: BTreeMap::new(),
+        ends: BTreeMap::new(),
         changed: false,
     };
     let Some(facts) = context.registry.facts(pod_uid) else {
@@ -144,12 +172,21 @@ async fn grant(
     let mut pushed = Pushed {
         again: Some(lease / RENEWALS),
         failed: BTreeMap::new(),
+        ends: BTreeMap::new(),
         changed: false,
     };
     let mut values = Vec::new();
     for credential in &offer.credentials {
         match known.read(&credential.value).await {
-            Ok(Some(secret)) => values.push(value(credential, secret, context.clock.now())),
+            Ok(Some(secret)) => {
+                let left = known.left(&credential.value);
+                pushed.ends.extend(left.clone());
+                values.push(value(
+                    credential,
+                    secret,
+                    (context.clock.now(), left.map(|(_, left)| left)),
+                ));
+            }
             Ok(None) => {} // its binding has changed; the next pass mints
             Err((key, error)) => drop(pushed.failed.insert(key, error)),
         }
@@ -194,10 +231,10 @@ fn drain((route, seconds): (&String, &u32)) -> Drain {
     }
 }
 
-fn value(credential: &Credential, secret: Vec<u8>, now: Timestamp) -> CredentialValue {
-    let left = credential
-        .expires
-        .map(|expires| Duration::try_from(expires.duration_since(now)).unwrap_or_default());
+fn value(credential: &Credential, secret: Vec<u8>, (now, ends): (Timestamp, Option<Duration>)) -> CredentialValue {
+    let expires = credential.expires;
+    let expires = expires.map(|expires| Duration::try_from(expires.duration_since(now)).unwrap_or_default());
+    let left = [expires, ends].into_iter().flatten().min();
     CredentialValue {
         credential: credential.name.clone(),
         secret: trimmed(secret),

@@ -10,15 +10,15 @@ use kube::api::{Api, PostParams};
 use kube::{Client, Resource, ResourceExt};
 use secrecy::SecretString;
 
-use super::decide::{Decisions, Facts, Refused, SessionFacts, Verdict, decide, key_of};
+use super::decide::{Decisions, Facts, Refused, SessionFacts, Verdict, decide, keys_of};
 use super::evidence::ask;
 use super::evidence::prove::Known;
 use super::evidence::signers::Signers;
-use super::github::{AHEAD, Token};
+use super::github::Token;
 use super::permit::Matching;
 use super::push::Values;
 use super::tip::SourceTip;
-use super::{offer, push, secrets, status, tip};
+use super::{oauth2, offer, push, secrets, status, tip};
 use crate::answer;
 use crate::context::{Context, NotLeading};
 use crate::control::session_link::Link;
@@ -72,28 +72,33 @@ async fn pass(context: &Arc<Context>, namespace: &str) -> Result<Option<Duration
     let bindings = bindings(context, namespace);
     let sources = context.sources.tips(&context.caches, namespace, &context.evidence);
     let bound = bound(context, namespace, &sources);
+    let client = context.sources.client(namespace, label::CREDENTIALS_ACCOUNT);
+    let client = client.map_err(|error| GrantFailure::Client(Box::new(error)))?;
     if bindings.is_empty() && bound.is_empty() {
+        retire(context, namespace, &BTreeMap::new());
+        oauth2::run::retire(context, (namespace, &client), &[], &oauth2::run::Found::default());
         context.secrets.forget(namespace);
         return Ok(None);
     }
-    let client = context.sources.client(namespace, label::CREDENTIALS_ACCOUNT);
-    let client = client.map_err(|error| GrantFailure::Client(Box::new(error)))?;
     let signers = context.evidence.signers().await;
     let mut decisions = decided(context, namespace, &client, &bindings, (&bound, &sources, &signers));
-    let (tokens, wanted) = tokens(context, &bindings, &decisions);
+    let (mut tokens, wanted) = tokens(context, &bindings, &decisions);
+    let flows = oauth2::run::look(context, &bindings, &mut decisions, &mut tokens);
     let policies = context.caches.policies.state();
     let labels = context.caches.labels_of(namespace);
     let lease = lease(&Matching::of_namespace(namespace, labels.as_ref(), &policies));
-    let mut values = Values::new(&client, namespace, &tokens);
-    let mut again = Vec::new();
+    let mut values = Values::new(&client, namespace, &tokens, context.clock.now());
+    let mut again: Vec<Duration> = flows.wait.into_iter().collect();
     for session in &bound {
         again.extend(push_one(context, &bindings, session, (&decisions, &mut values, lease)).await);
     }
-    again.extend(write_statuses(context, namespace, &bindings, &decisions).await?);
+    again.extend(write_statuses(context, namespace, &bindings, (&decisions, &flows.unsaved)).await?);
     // Providers and forges are slow: no pass waits for them, and least of all a revocation.
     again.extend(ask::ask(context, namespace, std::mem::take(&mut decisions.questions)));
     again.extend(ask::identify(context, namespace, std::mem::take(&mut decisions.places)));
     retire(context, namespace, &tokens);
+    oauth2::run::retire(context, (namespace, &client), &bindings, &flows);
+    flows.begin(context, &client);
     for (name, version, app) in wanted {
         if context.github.begins(&name) {
             tokio::spawn(mint(Arc::clone(context), client.clone(), (name, version), app.clone()));
@@ -102,7 +107,8 @@ async fn pass(context: &Arc<Context>, namespace: &str) -> Result<Option<Duration
     let now = context.clock.now();
     let until = |at: Timestamp| Duration::try_from(at.duration_since(now)).unwrap_or_default();
     again.extend(decisions.next.map(until));
-    again.extend(tokens.values().map(|token| until(token.expires).saturating_sub(AHEAD)));
+    let renewed = tokens.values().map(|token| until(token.renew));
+    again.extend(renewed.filter(|wait| !wait.is_zero())); // one that is due has its own back-off
     Ok(again.into_iter().min())
 }
 
@@ -158,7 +164,7 @@ fn decided(
 ) -> Decisions {
     let references = bindings
         .iter()
-        .filter_map(|binding| key_of(&binding.spec.credential.source));
+        .flat_map(|binding| keys_of(&binding.spec.credential.source));
     let names: BTreeSet<String> = references.clone().map(|key| key.name.clone()).collect();
     context.secrets.watch(namespace, &names, client, &context.queues.grants);
     let state = |key: &berth_crds::KeyRef| {
@@ -231,11 +237,14 @@ async fn push_one(
         return None;
     }
     let pushed = push::push(context, (&bound.pod_uid, &bound.link), (&offer, values), lease).await;
+    let namespace = &bound.link.session.namespace;
     for (key, error) in pushed.failed {
-        context
-            .secrets
-            .broken(&bound.link.session.namespace, &key, chain(&error), None);
-        context.queues.grants.poke(bound.link.session.namespace.clone());
+        context.secrets.unusable(namespace, &key, &error);
+        context.queues.grants.poke(namespace.clone());
+    }
+    for (key, left) in pushed.ends {
+        context.secrets.ends(namespace, &key, left);
+        context.queues.grants.poke_after(namespace.clone(), left);
     }
     if pushed.changed {
         tracing::info!(
@@ -326,7 +335,7 @@ async fn write_statuses(
     context: &Context,
     namespace: &str,
     bindings: &[Arc<CredentialBinding>],
-    decisions: &Decisions,
+    (decisions, unsaved): (&Decisions, &BTreeMap<String, String>),
 ) -> Result<Option<Duration>, GrantFailure> {
     let mut again = None;
     for binding in bindings
@@ -343,7 +352,7 @@ async fn write_statuses(
             continue;
         };
         let sealing = (&context.install_key, context.clock.now());
-        let Some(status) = status::status(binding, told, holders, sealing) else {
+        let Some(status) = status::status(binding, told, unsaved.get(&name), holders, sealing) else {
             continue;
         };
         context.check_leading()?;

@@ -7,15 +7,19 @@ use std::time::{Duration, Instant};
 
 use berth_crds::Reason;
 use berth_crds::label::{HOSTS, OFFERED};
+use berth_outbound::identity::{Identity, IdentityError};
 use futures::StreamExt;
+use jiff::Timestamp;
+use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::{Api, ObjectMeta, PartialObjectMeta};
+use kube::api::{Api, ObjectMeta, PartialObjectMeta, Patch, PatchParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, ResourceExt};
 use parking_lot::Mutex;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::decide::{Offered, Refused};
+use crate::telemetry::chain;
 use crate::watch::Name;
 use crate::work::Pokes;
 
@@ -31,7 +35,10 @@ pub struct Secrets {
 struct Broken {
     /// Of the Secret then.
     version: String,
+    reason: Reason,
     message: String,
+    /// When it begins, for a certificate that ends.
+    from: Option<Instant>,
     /// When it is tried again although the Secret is the same.
     until: Option<Instant>,
 }
@@ -43,7 +50,10 @@ struct Watched {
 
 impl Broken {
     fn is_of(&self, offered: &Offered) -> bool {
-        self.version == offered.version && self.until.is_none_or(|until| Instant::now() < until)
+        let now = Instant::now();
+        self.version == offered.version
+            && self.from.is_none_or(|from| from <= now)
+            && self.until.is_none_or(|until| now < until)
     }
 }
 
@@ -58,6 +68,14 @@ pub enum ValueError {
         /// Why.
         source: Box<kube::Error>,
     },
+    /// It is no certificate that can be shown.
+    #[error("Secret {name} {source}")]
+    Certificate {
+        /// Which.
+        name: String,
+        /// Why.
+        source: IdentityError,
+    },
     /// It can't be used as a credential.
     #[error("Secret {name} {why}")]
     Unusable {
@@ -66,6 +84,21 @@ pub enum ValueError {
         /// Why.
         why: String,
     },
+}
+
+impl ValueError {
+    /// For programs.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Certificate { .. } => Reason::CertificateUnusable,
+            Self::Read { .. } | Self::Unusable { .. } => Reason::SecretNotFound,
+        }
+    }
+}
+
+/// The Secret's name in `name/key`.
+fn of(at: &str) -> &str {
+    at.split_once('/').map_or(at, |(name, _)| name)
 }
 
 impl Secrets {
@@ -92,7 +125,7 @@ impl Secrets {
         let broken = self.broken.lock();
         Some(match broken.get(&at).filter(|broken| broken.is_of(offered)) {
             Some(broken) => Err(Refused {
-                reason: Reason::SecretNotFound,
+                reason: broken.reason,
                 message: broken.message.clone(),
             }),
             None => state,
@@ -101,10 +134,41 @@ impl Secrets {
 
     /// A value couldn't be had; it is tried again when the Secret changes, or after a while.
     pub fn broken(&self, namespace: &str, at: &str, message: String, again: Option<Duration>) {
-        let name = at.split_once('/').map_or(at, |(name, _)| name);
+        self.refuse(namespace, at, |version| Broken {
+            version,
+            reason: Reason::SecretNotFound,
+            message,
+            from: None,
+            until: again.map(|again| Instant::now() + again),
+        });
+    }
+
+    /// A value that was read can't be used.
+    pub fn unusable(&self, namespace: &str, at: &str, error: &ValueError) {
+        self.refuse(namespace, at, |version| Broken {
+            version,
+            reason: error.reason(),
+            message: chain(error),
+            from: None,
+            until: None,
+        });
+    }
+
+    /// A certificate that was read ends after a while.
+    pub fn ends(&self, namespace: &str, at: &str, left: Duration) {
+        self.refuse(namespace, at, |version| Broken {
+            version,
+            reason: Reason::CertificateUnusable,
+            message: format!("Secret {} {}", of(at), IdentityError::Expired),
+            from: Instant::now().checked_add(left),
+            until: None,
+        });
+    }
+
+    fn refuse(&self, namespace: &str, at: &str, broken: impl FnOnce(String) -> Broken) {
         let watched = Name {
             namespace: namespace.to_owned(),
-            name: name.to_owned(),
+            name: of(at).to_owned(),
         };
         let state = self
             .watched
@@ -113,12 +177,7 @@ impl Secrets {
             .and_then(|watched| watched.state.lock().clone());
         if let Some(Ok(offered)) = state {
             let at = (namespace.to_owned(), at.to_owned());
-            let broken = Broken {
-                version: offered.version,
-                message,
-                until: again.map(|again| Instant::now() + again),
-            };
-            self.broken.lock().insert(at, broken);
+            self.broken.lock().insert(at, broken(offered.version));
         }
     }
 
@@ -226,6 +285,42 @@ fn version(metadata: &ObjectMeta) -> String {
 
 /// Reads one value, to be pushed and dropped.
 pub async fn value(client: &Client, namespace: &str, name: &str, key: &str) -> Result<Vec<u8>, ValueError> {
+    read(client, namespace, name, key).await.map(|read| read.value)
+}
+
+/// Reads a client's certificate with its key: both keys of a Secret of type `kubernetes.io/tls`, or the one key that holds
+/// them. Gives the PEM and how long it lasts from `now`.
+pub async fn certificate(
+    client: &Client,
+    namespace: &str,
+    (name, key): (&str, &str),
+    now: Timestamp,
+) -> Result<(Vec<u8>, Duration), ValueError> {
+    let mut pem = value(client, namespace, name, key).await?;
+    if key == TLS_CHAIN {
+        pem.push(b'\n');
+        pem.extend(value(client, namespace, name, TLS_KEY).await?);
+    }
+    let identity = Identity::parse(&pem, now.as_second()).map_err(|source| ValueError::Certificate {
+        name: name.to_owned(),
+        source,
+    })?;
+    let left = u64::try_from(identity.ends() - now.as_second()).unwrap_or_default();
+    Ok((pem, Duration::from_secs(left)))
+}
+
+/// One value, and the Secret that it was read from.
+pub struct Read {
+    /// The value.
+    pub value: Vec<u8>,
+    /// Version of the Secret, as [`Offered`] has it.
+    pub version: String,
+    /// The same, as the API server knows it.
+    pub resource_version: Option<String>,
+}
+
+/// The same, with its version.
+pub async fn read(client: &Client, namespace: &str, name: &str, key: &str) -> Result<Read, ValueError> {
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let secret = api.get(name).await.map_err(|source| ValueError::Read {
         name: name.to_owned(),
@@ -242,11 +337,66 @@ pub async fn value(client: &Client, namespace: &str, name: &str, key: &str) -> R
         )));
     }
     let value = secret.data.and_then(|mut data| data.remove(key));
-    value
-        .map(|value| value.0)
-        .ok_or_else(|| unusable(format!("has no key {key}")))
+    Ok(Read {
+        value: value.ok_or_else(|| unusable(format!("has no key {key}")))?.0,
+        version: version(&secret.metadata),
+        resource_version: secret.metadata.resource_version,
+    })
 }
 
+/// A value that isn't written.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// The Secret was changed since it was read.
+    #[error("Secret {name} was changed meanwhile")]
+    Overtaken {
+        /// Which.
+        name: String,
+    },
+    /// The Role says no.
+    #[error("ServiceAccount berth-credentials may not patch Secret {name}: add the verb patch for it to its Role")]
+    Forbidden {
+        /// Which.
+        name: String,
+    },
+    /// Something else.
+    #[error("failed to write Secret {name}")]
+    Write {
+        /// Which.
+        name: String,
+        /// Why.
+        source: Box<kube::Error>,
+    },
+}
+
+/// Writes one value into the Secret that `read` came from, and into no later one. Gives the Secret's new version.
+pub async fn write(
+    client: &Client,
+    (namespace, name, key): (&str, &str, &str),
+    read: &Read,
+    value: &[u8],
+) -> Result<String, WriteError> {
+    let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let patch = serde_json::json!({
+        "metadata": { "resourceVersion": read.resource_version },
+        "data": { key: ByteString(value.to_vec()) },
+    });
+    let written = api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await;
+    let name = name.to_owned();
+    match written {
+        Ok(secret) => Ok(version(&secret.metadata)),
+        Err(kube::Error::Api(status)) if status.code == 409 => Err(WriteError::Overtaken { name }),
+        Err(kube::Error::Api(status)) if status.code == 403 => Err(WriteError::Forbidden { name }),
+        Err(source) => Err(WriteError::Write {
+            name,
+            source: Box::new(source),
+        }),
+    }
+}
+
+/// Keys of a Secret of type `kubernetes.io/tls`.
+const TLS_CHAIN: &str = "tls.crt";
+const TLS_KEY: &str = "tls.key";
 /// DESIGN §9.
 const NEVER: [&str; 3] = [
     "kubernetes.io/service-account-token",

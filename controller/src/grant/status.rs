@@ -12,16 +12,19 @@ use super::evidence::seal;
 use super::offer::InstallKey;
 use crate::session::plan::time;
 
-/// What is to be said of a binding; `None` when it stands already. A grant is sealed as it is written.
+/// What is to be said of a binding, and why its rotated refresh token isn't stored; `None` when it stands already. A grant
+/// is sealed as it is written.
 pub fn status(
     binding: &CredentialBinding,
     (verdict, grant): (&Verdict, &ToldGrant),
+    unsaved: Option<&String>,
     sessions: i64,
     (key, now): (&InstallKey, Timestamp),
 ) -> Option<CredentialBindingStatus> {
     let generation = binding.metadata.generation.unwrap_or(0);
     let old = binding.status.clone().unwrap_or_default();
-    let wanted = conditions(verdict, grant);
+    let mut wanted = conditions(verdict, grant);
+    wanted.extend(unsaved.map(|why| not_stored(why)));
     let new = CredentialBindingStatus {
         observed_generation: generation,
         conditions: condition::merge(&old.conditions, &wanted, generation, &time(now)),
@@ -97,6 +100,12 @@ fn conditions(verdict: &Verdict, grant: &ToldGrant) -> Vec<Wanted> {
             Wanted::no(ConditionType::Active, *reason, message.clone()),
         ],
     }
+}
+
+/// The grant stands, on something that a restart takes away.
+fn not_stored(why: &str) -> Wanted {
+    let message = format!("the rotated refresh token is in the controller's memory alone, and lost with it: {why}");
+    Wanted::no(ConditionType::RefreshTokenStored, Reason::WriteBackFailed, message)
 }
 
 fn told(active: &Active) -> String {

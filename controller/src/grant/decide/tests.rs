@@ -189,6 +189,11 @@ fn an_object_that_says_no_denies() {
             Reason::Expired,
         ),
         ("break-glass", revoked, Reason::Revoked),
+        (
+            "certificates that are none",
+            spec(|spec| spec.routes[0].ca = Some("-----BEGIN CERTIFICATE-----".to_owned())),
+            Reason::InvalidSpec,
+        ),
         ("being deleted", deleted, Reason::Revoked),
     ]);
 }
@@ -353,4 +358,60 @@ fn while_git_is_being_read_the_status_keeps_what_was_sealed() {
         matches!(told(&spec(|spec| spec.suspend = true)), ToldGrant::Proven(_)),
         "approved, although it is suspended"
     );
+}
+
+/// A client whose secret and refresh token stand in two Secrets.
+fn oauth(secret: &[&str], refresh: &[&str]) -> World {
+    changed(|world| {
+        let source = json!({"oauth2": {
+            "tokenURL": "https://login.example.org/token",
+            "revocationURL": "https://logout.example.org/revoke",
+            "clientID": "berth",
+            "clientSecretRef": {"name": "client", "key": "secret"},
+            "refreshTokenRef": {"name": "refresh", "key": "token"},
+        }});
+        world.bindings[0].spec.credential.source = serde_json::from_value(source).unwrap();
+        world.policies.clear();
+        world.policy(json!({"allow": [
+            {"name": "a", "hosts": ["api.example.com"], "sources": {"clientIDs": ["berth"]}},
+        ]}));
+        for (name, hosts) in [("client/secret", secret), ("refresh/token", refresh)] {
+            if !hosts.is_empty() {
+                world.secrets.insert(name.to_owned(), Ok(offered(hosts)));
+            }
+        }
+    })
+}
+
+#[test]
+fn every_secret_of_a_client_is_offered_wherever_it_and_its_token_go() {
+    const ALL: [&str; 3] = ["api.example.com", "login.example.org", "logout.example.org"];
+    assert_eq!(oauth(&ALL, &ALL).held(), ["b"]);
+    let Verdict::Active(active) = &oauth(&ALL, &ALL).decide().bindings["b"] else {
+        panic!("not active")
+    };
+    assert_eq!(active.version, "1,1");
+    let mut other_url = oauth(&ALL, &ALL);
+    if let Some(client) = &mut other_url.bindings[0].spec.credential.source.oauth2 {
+        client.token_url = "https://login.example.org@evil.example.net/token".to_owned();
+    }
+    let other_client = changed_policy(oauth(&ALL, &ALL), &json!({"clientIDs": ["another"]}));
+    denies(vec![
+        ("one not read yet", oauth(&ALL, &[]), Reason::Progressing),
+        ("not to the API", oauth(&ALL[1..], &ALL), Reason::HostNotOffered),
+        (
+            "not to the endpoint",
+            oauth(&ALL, &["api.example.com", "logout.example.org"]),
+            Reason::HostNotOffered,
+        ),
+        ("not to the revocation", oauth(&ALL[..2], &ALL), Reason::HostNotOffered),
+        ("a URL in disguise", other_url, Reason::InvalidSpec),
+        ("another client", other_client, Reason::NotPermitted),
+    ]);
+}
+
+fn changed_policy(mut world: World, sources: &Value) -> World {
+    world.policies.clear();
+    world.policy(json!({"allow": [{"name": "a", "hosts": ["api.example.com"], "sources": sources}]}));
+    world
 }

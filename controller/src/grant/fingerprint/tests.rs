@@ -42,7 +42,7 @@ prop_compose! {
     ) -> Route {
         let header = HeaderInjection { name: "authorization".to_owned(), forms: vec!["Bearer {}".to_owned(), "token {}".to_owned()] };
         let inject = Injection { header: Some(header), ..Injection::default() };
-        Route { name: name.clone(), host: host.to_owned(), ports, methods, paths, addresses, websocket, inject, git }
+        Route { name: name.clone(), host: host.to_owned(), ports, methods, paths, addresses, websocket, inject, git, ..Route::default() }
     }
 }
 
