@@ -40,7 +40,7 @@ pub struct Credential {
     pub redact: bool,
 }
 
-/// Where a value is: one of the two.
+/// Where a value is: one of these.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Source {
@@ -48,6 +48,62 @@ pub enum Source {
     File(String),
     /// In an environment variable of the sidecar, by its name.
     Env(String),
+    /// An access token that the sidecar asks for itself.
+    #[serde(rename = "oauth2")]
+    OAuth2(Box<OAuth2>),
+}
+
+/// Where something is that an access token is asked for with.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Kept {
+    /// In a file, as [`Source::File`]. A refresh token that is rotated is written into it.
+    File(String),
+    /// In an environment variable, as [`Source::Env`].
+    Env(String),
+}
+
+/// An OAuth 2.0 client: client credentials, or with a refresh token that flow.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct OAuth2 {
+    /// Token endpoint, https.
+    #[serde(rename = "tokenURL")]
+    pub token_url: String,
+
+    /// Client id.
+    #[serde(rename = "clientID")]
+    pub client_id: String,
+
+    /// Client secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_secret: Option<Kept>,
+
+    /// Refresh token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refresh_token: Option<Kept>,
+
+    /// How the client proves who it is.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub client_authentication: ClientAuthentication,
+
+    /// Scopes to ask for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scopes: Vec<String>,
+
+    /// Networks that the endpoint may be in although they aren't public.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpNet>,
+}
+
+/// How a client with a secret proves who it is (RFC 6749 §2.3.1).
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub enum ClientAuthentication {
+    /// HTTP Basic.
+    #[default]
+    Basic,
+    /// In the form.
+    Body,
 }
 
 /// One thing that is allowed.

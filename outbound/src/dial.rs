@@ -23,6 +23,7 @@ use crate::tls::UpstreamTls;
 pub type Leg = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
 /// Opens connections.
+#[derive(Clone)]
 pub struct Dialer {
     resolver: Resolver,
     tls: UpstreamTls,

@@ -1,4 +1,5 @@
-//! The sidecar without Kubernetes: a policy file in place of the controller, for a CI job or a developer's machine.
+//! The sidecar without Kubernetes: a policy file in place of the controller, for a CI job or a developer's machine. Access
+//! tokens that the policy has a client for are asked for here ([`tokens`]).
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
@@ -27,6 +28,10 @@ use crate::harden::harden;
 use crate::proxy::Proxy;
 use crate::run::{self, RunError, Serving};
 use crate::vault::{Offer, Problem, Value};
+
+use self::tokens::Tokens;
+
+pub mod tokens;
 
 /// A policy that can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -89,17 +94,22 @@ pub fn serve(options: Standalone) -> Result<(), PolicyError> {
 }
 
 async fn serve_policy(options: Standalone) -> Result<(), PolicyError> {
-    let (mut serving, proxy) = start(&options).await?;
+    let (mut serving, proxy, tokens) = begin(&options).await?;
     tracing::info!(address = %serving.proxy_address, "the proxy listens");
     let ended = tokio::select! {
         Some(ended) = serving.parts.join_next() => ended.unwrap_or(Err(RunError::Ended)),
-        () = follow(options.policy, proxy) => Ok(()),
+        () = follow(options.policy, proxy, tokens) => Ok(()),
     };
     ended.map_err(|error| PolicyError::Run(Box::new(error)))
 }
 
 /// Reads the policy and begins to serve.
 pub async fn start(options: &Standalone) -> Result<(Serving, Arc<Proxy>), PolicyError> {
+    let (serving, proxy, _tokens) = begin(options).await?;
+    Ok((serving, proxy))
+}
+
+async fn begin(options: &Standalone) -> Result<(Serving, Arc<Proxy>, Tokens), PolicyError> {
     drop(rustls::crypto::aws_lc_rs::default_provider().install_default()); // set before: the same one
     let offer = match &options.policy {
         Some(path) => load(path)?,
@@ -116,21 +126,32 @@ pub async fn start(options: &Standalone) -> Result<(Serving, Arc<Proxy>), Policy
         source,
     })?;
     let proxy = Arc::new(run::build(&options.place, Arc::new(Audit::new(sink))).map_err(Box::new)?);
-    adopt(&proxy, offer);
+    let mut tokens = Tokens::new(proxy.upstream.dialer().clone());
+    let base = options.policy.as_deref().and_then(Path::parent);
+    tokens.ask(&offer.policy, base.unwrap_or_else(|| Path::new("."))).await;
+    adopt(&proxy, tokens.filled(offer));
     let serving = run::serve(&options.place, &proxy).await.map_err(Box::new)?;
-    Ok((serving, proxy))
+    Ok((serving, proxy, tokens))
 }
 
 /// Takes the policy again whenever it or a value may have changed. One that can't be used changes nothing but its log.
-async fn follow(path: Option<PathBuf>, proxy: Arc<Proxy>) {
+async fn follow(path: Option<PathBuf>, proxy: Arc<Proxy>, mut tokens: Tokens) {
     let Some(path) = path else {
         return std::future::pending().await;
     };
     let mut changes = Changes::of(&path, POLL);
     loop {
-        changes.next().await;
+        tokio::select! {
+            () = changes.next() => {}
+            () = tokens.due() => {}
+        }
         match load(&path) {
-            Ok(offer) => adopt(&proxy, offer),
+            Ok(offer) => {
+                tokens
+                    .ask(&offer.policy, path.parent().unwrap_or_else(|| Path::new(".")))
+                    .await;
+                adopt(&proxy, tokens.filled(offer));
+            }
             Err(error) => tracing::error!(
                 error = &error as &dyn std::error::Error,
                 "the policy isn't taken; the one before goes on"
@@ -155,7 +176,9 @@ fn offer(policy: Policy, base: &Path) -> Result<Offer, PolicyError> {
     strict(&policy)?;
     let mut values = HashMap::new();
     for credential in &policy.credentials {
-        let value = value(credential, base)?;
+        let Some(value) = value(credential, base)? else {
+            continue;
+        };
         lint::check_secret(&policy, credential, value.expose_secret().as_bytes()).map_err(|problem| {
             PolicyError::Value {
                 credential: credential.name.clone(),
@@ -216,26 +239,31 @@ pub fn strict(policy: &Policy) -> Result<Rules, PolicyError> {
     })
 }
 
-fn value(credential: &Credential, base: &Path) -> Result<SecretString, PolicyError> {
+/// None for a token that is asked for.
+fn value(credential: &Credential, base: &Path) -> Result<Option<SecretString>, PolicyError> {
     let missing = |message: String| PolicyError::Value {
         credential: credential.name.clone(),
         message,
     };
     match &credential.source {
         None => Err(missing("it has no source: add source.file or source.env".to_owned())),
-        Some(Source::File(path)) => {
-            let path = base.join(path);
-            let text = std::fs::read_to_string(&path);
-            let text = text.map_err(|error| missing(format!("{}: {error}", path.display())))?;
-            let text = text
-                .strip_suffix('\n')
-                .map_or(text.as_str(), |text| text.strip_suffix('\r').unwrap_or(text));
-            Ok(SecretString::from(text))
-        }
-        Some(Source::Env(name)) => environment(name)
-            .map(SecretString::from)
-            .ok_or_else(|| missing(format!("the variable {name} isn't set"))),
+        Some(Source::File(path)) => file(&base.join(path)).map(Some).map_err(missing),
+        Some(Source::Env(name)) => variable(name).map(Some).map_err(missing),
+        Some(Source::OAuth2(client)) => tokens::check(client).map(|()| None).map_err(missing),
     }
+}
+
+fn file(path: &Path) -> Result<SecretString, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let text = text
+        .strip_suffix('\n')
+        .map_or(text.as_str(), |text| text.strip_suffix('\r').unwrap_or(text));
+    Ok(SecretString::from(text))
+}
+
+fn variable(name: &str) -> Result<SecretString, String> {
+    let value = environment(name).map(SecretString::from);
+    value.ok_or_else(|| format!("the variable {name} isn't set"))
 }
 
 #[expect(

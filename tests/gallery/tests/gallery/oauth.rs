@@ -298,3 +298,52 @@ async fn minted_tokens_are_bounded_and_end_with_their_grant() -> Result<()> {
     assert!(!api.text().contains(CLIENT_SECRET));
     Ok(())
 }
+
+/// A sidecar without a controller asks for a token itself, and keeps what rotates.
+#[tokio::test]
+async fn a_sidecar_by_a_file_asks_for_tokens_itself() -> Result<()> {
+    let authority = Authority::new()?;
+    let Some(server) = AuthorizationServer::start(&authority, &[LOGIN, API]).await? else {
+        return Ok(());
+    };
+    let port = server.port;
+    let mut client = policy::credential("CLIENT", STUB);
+    client["source"] = json!({ "oauth2": {
+        "tokenURL": format!("https://{LOGIN}:{port}/token"),
+        "clientID": CLIENT,
+        "clientSecret": { "file": "secret" },
+        "refreshToken": { "file": "refresh" },
+        "addresses": ["127.0.0.0/8"],
+    } });
+    let routes = [policy::route("api", API, port, &json!({ "credential": "CLIENT" }))];
+    let policy = policy::of(&[client], &routes).to_string();
+    let mut refresh = REFRESH_TOKEN.to_owned();
+    for _ in 0..2 {
+        let values = [("secret", CLIENT_SECRET), ("refresh", refresh.as_str())];
+        let sidecar = Sidecar::start(&authority, &policy, &[LOGIN, API], &values).await?;
+        let rotated = std::fs::read_to_string(sidecar.file("refresh"))?;
+        assert!(rotated != refresh && !rotated.is_empty());
+        refresh = rotated;
+        let flow = Flow {
+            sidecar,
+            login: port,
+            api: port,
+        };
+        assert_eq!(text(&flow.call(STUB).await?, "sent")?, format!("Bearer {STUB}"));
+    }
+    // A client that is refused has no value, and says so.
+    let values = [("secret", "fake-wrong-secret"), ("refresh", "fake-spent-token")];
+    let sidecar = Sidecar::start(&authority, &policy, &[LOGIN, API], &values).await?;
+    let flow = Flow {
+        sidecar,
+        login: port,
+        api: port,
+    };
+    let refused = flow.call(STUB).await?;
+    assert!(
+        refused.status == 403 && refused.text().contains("no value"),
+        "{}",
+        refused.text()
+    );
+    Ok(())
+}
