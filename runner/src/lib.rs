@@ -1,10 +1,12 @@
 //! SIDECAR → HARNESS → SIDECAR. The entry process of the agent container.
 //!
-//! It connects to the sidecar's socket ([`link`]), waits for an assignment and its release ([`wait`]), starts the
-//! harness ([`start`], what exactly says [`harness`]), streams what it writes ([`stream`]) and tells how it ended
-//! ([`result`]). It never runs two harnesses in one container start, never restarts one, and holds no secret.
+//! It gives up sockets that no fence sees ([`harden`]), connects to the sidecar's socket ([`link`]), waits for an
+//! assignment and its release ([`wait`]), starts the harness ([`start`], what exactly says [`harness`]), streams what it
+//! writes ([`stream`]) and tells how it ended ([`result`]). It never runs two harnesses in one container start, never
+//! restarts one, and holds no secret.
 
 pub mod cli;
+pub mod harden;
 pub mod install;
 pub mod run;
 

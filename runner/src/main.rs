@@ -1,7 +1,7 @@
 //! Entry point of `berth-runner`: parses, starts logging, dispatches.
 
 use berth_runner::cli::{Cli, Command};
-use berth_runner::{install, run};
+use berth_runner::{harden, install, run};
 use clap::Parser;
 
 fn main() -> anyhow::Result<()> {
@@ -17,6 +17,7 @@ fn main() -> anyhow::Result<()> {
     match cli.command {
         Command::Install { directory } => Ok(install::install(&directory)?),
         Command::Run(options) => {
+            harden::harden()?; // before there is another thread
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let ended = runtime.block_on(run::run(options));
             // A blocked write to a stalled log must not keep the container alive.

@@ -13,7 +13,7 @@ pub const EXPECTED: [&str; 5] = [
     "redirect to :14323",
     "policy drop",
     "meta skuid 1337 ct mark set",
-    "ip daddr 127.0.0.0/8 accept",
+    "ip daddr 127.0.0.1 tcp dport 14323 accept",
     "reject with tcp reset",
 ];
 
@@ -31,15 +31,17 @@ table inet berth {{
   }}
   chain egress {{
     type filter hook output priority 0; policy drop;
-    # The mark lets the kernel finish the sidecar's connections when their socket has lost its owner.
     meta skuid {SIDECAR_UID} ct mark set {SIDECAR_UID} accept
-    ct mark {SIDECAR_UID} accept
-    # A redirected packet still shows its old interface here, so its new destination is what counts.
     oifname "lo" accept
-    ip daddr 127.0.0.0/8 accept
+    # A redirected packet still shows its old interface here. Other packets to loopback that don't go by it would
+    # leave: a socket may be bound to a device.
+    ct status dnat ip daddr 127.0.0.1 tcp dport {TRANSPARENT_PORT} accept
     meta skuid != {SIDECAR_UID} meta l4proto tcp reject with tcp reset
     meta skuid != {SIDECAR_UID} reject with icmpx type admin-prohibited
-    # What is left has no owner: of that only the kernel's search for IPv6 neighbours is needed.
+    # What is left has no owner. The mark lets the kernel finish the sidecar's connections, and begin none. It comes
+    # after the owners: who sends from a port that was the sidecar's has its mark, as the connection is still known.
+    ct mark {SIDECAR_UID} tcp flags & (syn | ack) != syn accept
+    # The kernel's search for IPv6 neighbours.
     icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit }} accept
   }}
 }}

@@ -7,10 +7,12 @@
 pub mod audit;
 pub mod cluster;
 pub mod forge;
+pub mod granted;
 pub mod node;
 pub mod origin;
 pub mod team;
 
 pub use cluster::{Cluster, cluster};
 pub use forge::Repository;
+pub use granted::{Granted, Scene};
 pub use team::{Team, session_yaml};

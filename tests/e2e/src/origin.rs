@@ -88,13 +88,17 @@ impl Team {
         self.create_typed::<Secret>(&json!({ "metadata": metadata, "stringData": { "token": token } }))
             .await?;
         let account = json!({ "metadata": { "name": "berth-credentials" } });
-        self.create_typed::<ServiceAccount>(&account).await?;
+        match self.create_typed::<ServiceAccount>(&account).await {
+            Err(error) if !is_conflict(&error) => return Err(error), // else an earlier Secret's
+            _ => {}
+        }
         let rules = json!([{ "apiGroups": [""], "resources": ["secrets"], "resourceNames": [name], "verbs": ["get", "list", "watch"] }]);
-        self.create_typed::<Role>(&json!({ "metadata": { "name": "berth-credentials" }, "rules": rules }))
+        self.create_typed::<Role>(&json!({ "metadata": { "name": format!("offer-{name}") }, "rules": rules }))
             .await?;
         let subject = json!({ "kind": "ServiceAccount", "name": "berth-credentials", "namespace": self.namespace });
-        let role = json!({ "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "berth-credentials" });
-        let binding = json!({ "metadata": { "name": "berth-credentials" }, "roleRef": role, "subjects": [subject] });
+        let role = json!({ "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": format!("offer-{name}") });
+        let binding =
+            json!({ "metadata": { "name": format!("offer-{name}") }, "roleRef": role, "subjects": [subject] });
         self.create_typed::<RoleBinding>(&binding).await
     }
 
@@ -148,4 +152,8 @@ impl Team {
         );
         Api::all_with(self.cluster.client.clone(), &resource)
     }
+}
+
+fn is_conflict(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(kube::Error::Api(status)) if status.code == 409)
 }

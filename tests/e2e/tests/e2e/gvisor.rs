@@ -2,9 +2,14 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use berth_crds::{AgentSession, Phase};
-use berth_e2e::{Team, cluster};
+use berth_e2e::granted::value;
+use berth_e2e::node::Arrivals;
+use berth_e2e::{Scene, Team, cluster};
+use serde_json::json;
+
+use crate::guarantees::network;
 
 /// What the agent reaches, and whose kernel it sees.
 const LOOK: &str = r#"(
@@ -44,3 +49,31 @@ async fn a_pool_under_gvisor_binds_a_session_behind_its_fence() -> Result<()> {
     );
     team.end().await
 }
+
+/// Its own network knows neither nft nor the node's rules: the ways out are counted by the node, as under runc.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_else_leaves_a_pod_under_gvisor() -> Result<()> {
+    let cluster = cluster().await?;
+    cluster.process("add", "gvisor")?;
+    let (scene, secret) = (
+        Scene::create(&cluster, "fenced", 1, &json!({ "runtimeClassName": "gvisor" })).await?,
+        value()?,
+    );
+    scene.grant("s", &secret).await?;
+    let session = scene.start("s", &secret, &network::kinds()).await?;
+    let arrivals = Arrivals::count(&session.address()?)?;
+    let arguments = arrivals.arguments()?;
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let tried = session.agent(OUT, &arguments, "")?;
+    ensure!(tried.len() > 20, "{tried:#?}");
+    let open = arrivals.ways(&tried)?;
+    ensure!(open.is_empty(), "{open:?} left the pod: {tried:#?}");
+    arrivals.none_beyond()?;
+    let kinds = session.shell("cat /workspace/kinds")?;
+    let known = |kind: &str| network::KINDS.iter().any(|known| kind.starts_with(known));
+    let unknown: Vec<&str> = kinds.lines().filter(|kind| !known(kind)).collect();
+    ensure!(unknown.is_empty(), "sockets of these kinds can be made: {unknown:?}");
+    scene.end().await
+}
+
+const OUT: &str = include_str!("guarantees/agent/out.pl");

@@ -6,6 +6,7 @@
 
 mod disruptive;
 mod grant;
+mod guarantees;
 mod gvisor;
 mod identity;
 mod manifests;

@@ -9,7 +9,7 @@ use berth_gallery::policy::{self, HOST};
 use berth_gallery::process::Process;
 use berth_gallery::scene::Scene;
 use serde_json::json;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, pause};
 
@@ -76,6 +76,73 @@ async fn ends_within<S: tokio::io::AsyncRead + Unpin>(stream: &mut S, phase: &st
     tokio::time::resume();
     assert!(took <= Duration::from_secs(seconds + 1), "{phase}: {took:?}");
     assert!(took >= Duration::from_secs(5), "{phase}: {took:?}");
+    Ok(())
+}
+
+/// THREAT: 40
+/// THREAT: 65
+#[tokio::test]
+async fn a_tunnel_in_which_nothing_moves_ends_within_an_hour() -> Result<()> {
+    for (line, more, body) in [
+        ("GET /silent", "", ""),
+        ("POST /slow", "Content-Length: 1000\r\n", "a part of it"),
+    ] {
+        let authority = Authority::new()?;
+        let config = authority.server(&[HOST], &["http/1.1"])?;
+        let origin = Origin::raw(config, |mut stream, log| async move {
+            let mut read = [0; 4096];
+            while let Ok(count @ 1..) = stream.read(&mut read).await {
+                log.lock().extend_from_slice(&read[..count]);
+            }
+        });
+        let scene = Scene::around(authority, origin.await?, &json!({})).await?;
+        let mut stream = scene.tunnel().await?;
+        stream
+            .write_all(format!("{}{body}", scene.head(line, more)).as_bytes())
+            .await?;
+        agent::within(async {
+            while !scene
+                .origin
+                .text()
+                .contains(if body.is_empty() { "GET /silent" } else { body })
+            {
+                tokio::task::yield_now().await;
+            }
+            Ok(())
+        })
+        .await?;
+        pause();
+        let began = Instant::now();
+        drop(stream.read_to_end(&mut Vec::new()).await);
+        let took = began.elapsed();
+        tokio::time::resume();
+        let hour = Duration::from_hours(1);
+        assert!(took <= hour + Duration::from_mins(1), "{line}: {took:?}");
+        assert!(took >= hour / 2, "{line}: {took:?}");
+    }
+    Ok(())
+}
+
+/// THREAT: 42
+#[tokio::test]
+async fn an_agent_that_thinks_up_hosts_is_slowed() -> Result<()> {
+    let authority = Authority::new()?;
+    let origin = Origin::http1(&authority, &[HOST], echo()).await?;
+    let scene = Scene::around(authority, origin, &json!({ "host": "*.example.com" })).await?;
+    let port = scene.origin.address.port();
+    let mut refused = 0;
+    for number in 0..100 {
+        let host = format!("h{number}.example.com");
+        let tunnel = agent::tunnel(&scene.sidecar, &format!("{host}:{port}"), &host, &["http/1.1"]).await;
+        refused += usize::from(tunnel.is_err());
+    }
+    assert!(refused > 0, "each got its certificate");
+    tokio::time::sleep(Duration::from_millis(200)).await; // what the bucket asks for
+    assert_eq!(
+        scene.get("/").await?.status,
+        200,
+        "known or not, a host is served again"
+    );
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! `THREATS.md` says of every row what is true: it names each once, and what it calls tested is.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 const LIST: &str = include_str!("../../THREATS.md");
 
@@ -44,6 +45,29 @@ fn tested() -> BTreeSet<String> {
     tested
 }
 
+/// The functions of the end-to-end tests that are marked with rows, and the rows. One that no test calls doesn't compile.
+fn end_to_end() -> BTreeMap<String, BTreeSet<String>> {
+    let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut folders = vec![PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../e2e/tests/e2e"))];
+    while let Some(folder) = folders.pop() {
+        for path in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let mut marks = BTreeSet::new();
+                for line in std::fs::read_to_string(path).unwrap().lines() {
+                    marks.extend(line.strip_prefix("/// THREAT: ").map(str::to_owned));
+                    if let Some((_, name)) = line.split_once("fn ").filter(|_| !marks.is_empty()) {
+                        let name = name.split('(').next().unwrap_or_default();
+                        found.insert(name.to_owned(), std::mem::take(&mut marks));
+                    }
+                }
+            }
+        }
+    }
+    found
+}
+
 #[test]
 fn every_row_has_one_verdict() {
     let verdicts = verdicts();
@@ -51,22 +75,35 @@ fn every_row_has_one_verdict() {
     let expected: Vec<String> = (1..=68).map(|row| format!("{row:02}")).collect();
     assert_eq!(rows, expected.iter().collect::<Vec<_>>());
     for (name, (verdict, reason)) in &verdicts {
-        let known = ["defended", "expected-leak", "pod", "open"].contains(&verdict.as_str());
+        let known = ["defended", "expected-leak", "open"].contains(&verdict.as_str());
         assert!(known, "{name}: {verdict}");
         assert!(verdict == "defended" || !reason.is_empty(), "{name} needs a reason");
-        assert!(
-            verdict != "pod" || reason.starts_with('`'),
-            "{name} needs the name of its end-to-end test"
-        );
     }
 }
 
 #[test]
 fn what_is_called_tested_is() {
-    let (verdicts, tested) = (verdicts(), tested());
-    for (name, (verdict, _)) in &verdicts {
+    let (verdicts, mut tested, end_to_end) = (verdicts(), tested(), end_to_end());
+    for (name, (verdict, reason)) in &verdicts {
+        let mut quoted = reason.strip_prefix('`').into_iter().flat_map(|rest| rest.split('`'));
+        if let Some(check) = quoted.next() {
+            let rows = end_to_end.get(check);
+            let is_marked = rows.is_some_and(|rows| rows.contains(name));
+            assert!(is_marked, "{name} names {check}, which is no end-to-end test of it");
+            tested.insert(name.clone());
+        }
         let claims = ["defended", "expected-leak"].contains(&verdict.as_str());
         assert!(!claims || tested.contains(name), "{name} is {verdict} by no test");
+    }
+    let marked = end_to_end
+        .iter()
+        .flat_map(|(check, rows)| rows.iter().map(move |row| (row, check)));
+    for (name, check) in marked {
+        let reason = verdicts
+            .get(name)
+            .map(|(_, reason)| reason.as_str())
+            .unwrap_or_default();
+        assert!(reason.starts_with(&format!("`{check}`")), "{name} doesn't name {check}");
     }
     for name in &tested {
         assert!(
