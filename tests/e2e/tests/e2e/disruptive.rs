@@ -14,6 +14,7 @@ use kube::runtime::wait::{Condition, await_condition};
 mod admission;
 mod chart;
 mod stages;
+mod vault;
 
 const SYSTEM: &str = "berth-system";
 /// Lines over six seconds: long enough for a fault in between.

@@ -1,0 +1,98 @@
+//! Faults while a credential is in use: they cost its user no answer, and the right ends when it is taken back.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use berth_e2e::granted::{Granted, Scene, value};
+use berth_e2e::{cluster, node};
+use kube::ResourceExt;
+use kube::api::DeleteParams;
+use serde_json::json;
+
+use super::{another_leads, holder, leader, settled};
+
+/// DESIGN §2 and issue 5: whatever becomes of the leader, a revocation arrives within this time.
+const REVOKED: Duration = Duration::from_secs(15);
+
+/// Status of one request with the credential.
+fn asks(scene: &Scene, granted: &Granted) -> Result<String> {
+    let url = format!("https://{}/granted/s", scene.outside.host);
+    let said = granted.curl(&format!(r#"-H "Authorization: Bearer $(cat stub)" {url}"#))?;
+    let status = said.lines().rev().find_map(|line| line.strip_prefix("status="));
+    Ok(status.context("no status")?.to_owned())
+}
+
+/// Deletes the binding, and waits until a request is refused; 000: the tunnel itself is.
+async fn revoked(scene: &Scene, granted: &Granted) -> Result<()> {
+    scene.team.kubectl(&["delete", "credentialbinding", "s"])?;
+    let refused = async {
+        while !["403", "000"].contains(&asks(scene, granted)?.as_str()) {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        Ok(())
+    };
+    tokio::time::timeout(REVOKED, refused).await.context("it may go on")?
+}
+
+#[tokio::test]
+async fn a_killed_leader_costs_no_answer_and_its_successor_revokes() -> Result<()> {
+    let cluster = cluster().await?;
+    let scene = Scene::create(&cluster, "killed", 1, &json!({})).await?;
+    let value = value()?;
+    scene.grant("s", &value).await?;
+    let granted = scene.start("s", &value, "").await?;
+    let before = holder(&cluster).await?;
+    let pid = node::process(&leader(&cluster).await?.uid().context("a uid")?, "berth-controller")?;
+    node::signal(pid, "KILL")?;
+    // A lease of the grants outlasts the change.
+    for _ in 0..10 {
+        assert_eq!(asks(&scene, &granted)?, "200");
+    }
+    another_leads(&cluster, before).await?;
+    assert_eq!(asks(&scene, &granted)?, "200");
+    revoked(&scene, &granted).await?;
+    settled(&cluster)?;
+    scene.end().await
+}
+
+#[tokio::test]
+async fn a_leader_that_is_stopped_when_it_should_revoke_is_overtaken() -> Result<()> {
+    let cluster = cluster().await?;
+    let scene = Scene::create(&cluster, "stopped", 1, &json!({})).await?;
+    let value = value()?;
+    scene.grant("s", &value).await?;
+    let granted = scene.start("s", &value, "").await?;
+    let stopped = leader(&cluster).await?;
+    let pid = node::process(&stopped.uid().context("a uid")?, "berth-controller")?;
+    node::signal(pid, "STOP")?;
+    let refused = revoked(&scene, &granted).await;
+    // It wakes up, is no leader any more, and grants nothing.
+    node::signal(pid, "CONT")?;
+    refused?;
+    for _ in 0..10 {
+        assert_ne!(asks(&scene, &granted)?, "200");
+    }
+    settled(&cluster)?;
+    scene.end().await
+}
+
+#[tokio::test]
+async fn a_pod_that_is_lost_leaves_a_gap_in_the_record() -> Result<()> {
+    let cluster = cluster().await?;
+    let scene = Scene::create(&cluster, "gap", 1, &json!({})).await?;
+    let value = value()?;
+    scene.grant("s", &value).await?;
+    let granted = scene.start("s", &value, "").await?;
+    let pods = scene.team.api::<k8s_openapi::api::core::v1::Pod>();
+    let now = DeleteParams::default().grace_period(0);
+    pods.delete(&granted.pod.name_any(), &now).await?;
+    let select = "select count(*) from credential_use where session_uid = $1 and verdict = 'gap'";
+    let told = async {
+        while sqlx::query_scalar::<_, i64>(select).bind(&granted.uid).fetch_one(&cluster.database).await? == 0 {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        Ok(())
+    };
+    tokio::time::timeout(Duration::from_secs(30), told).await.context("no gap is told of")??;
+    scene.end().await
+}
