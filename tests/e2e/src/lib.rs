@@ -12,5 +12,5 @@ pub mod origin;
 pub mod team;
 
 pub use cluster::{Cluster, cluster};
-pub use forge::Repository;
+pub use forge::{Repository, User};
 pub use team::{Team, session_yaml};
