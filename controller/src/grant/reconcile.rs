@@ -74,6 +74,7 @@ async fn pass(context: &Arc<Context>, namespace: &str) -> Result<Option<Duration
     let bound = bound(context, namespace, &sources);
     if bindings.is_empty() && bound.is_empty() {
         context.secrets.forget(namespace);
+        context.evidence.forget(namespace);
         return Ok(None);
     }
     let client = context.sources.client(namespace, label::CREDENTIALS_ACCOUNT);
