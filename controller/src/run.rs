@@ -411,7 +411,7 @@ const SESSIONS_AT_ONCE: usize = 64;
 const POOLS_AT_ONCE: usize = 8;
 /// Namespaces; a look reads Secrets and pushes.
 const GRANTS_AT_ONCE: usize = 8;
-/// Each look is a child process that may use a core.
-const SOURCES_AT_ONCE: usize = 4;
+/// Each look is a child process that may use a core; one more looks into pull requests.
+const SOURCES_AT_ONCE: usize = 3;
 /// Within the pod's grace period of 30 s.
 const DRAIN: Duration = Duration::from_secs(8);

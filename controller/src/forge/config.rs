@@ -77,7 +77,7 @@ pub enum ConfigError {
 }
 
 /// A repository on one of them.
-#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Place {
     /// Name of the forge.
     pub forge: String,

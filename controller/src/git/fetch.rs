@@ -85,7 +85,7 @@ async fn exchange(program: &Path, request: &Request) -> std::io::Result<Answer> 
 const TIME_MAX: Duration = Duration::from_mins(2);
 /// Processor time: twice what indexing the largest pack takes.
 const CPU_MAX: Duration = Duration::from_mins(1);
-/// Memory that isn't a file's. As many children as run at once (`run`) and the controller itself fit into the container's
+/// Memory that isn't a file's. As many children as run at once (`run`), one that inspects, and the controller itself fit into the container's
 /// limit (the chart's `resources`): where a container is out of memory, all of its processes are killed.
 const MEMORY_MAX: u64 = 192 << 20;
 /// Largest file that the child may write: a pack.

@@ -100,6 +100,9 @@ pub fn trace(repository: &Repository, tip: &Commit<'_>, objects: &mut [Declared]
         paths,
         namespace: &request.namespace,
         read: HashMap::new(),
+        began: Instant::now(),
+        left: BYTES_MAX,
+        ended: false,
     };
     let known = known(&file, &scope);
     let mut new = Known {
@@ -146,6 +149,11 @@ struct History<'a> {
     paths: Paths,
     namespace: &'a str,
     read: HashMap<Oid, Documents>,
+    began: Instant,
+    /// Bytes of manifests that may still be read.
+    left: usize,
+    /// Something couldn't be read, or the bounds are reached: what isn't settled by then stays unknown.
+    ended: bool,
 }
 
 impl History<'_> {
@@ -156,37 +164,37 @@ impl History<'_> {
         mut open: BTreeMap<String, Vec<Tracked>>,
         known: &Known,
     ) -> Vec<(Tracked, Introduced)> {
-        let (mut settled, mut passed) = (Vec::new(), VecDeque::new());
-        let (began, mut commit) = (Instant::now(), tip.clone());
+        let (mut settled, mut passed, mut commit) = (Vec::new(), Passed::new(), tip.clone());
         for _ in 0..COMMITS_MAX {
             if commit.id().to_string() == known.tip {
                 settle_known(&mut open, known, (&commit, &passed), &mut settled);
             }
-            if open.is_empty() || began.elapsed() > TIME_MAX {
+            if open.is_empty() || self.ended || self.began.elapsed() > TIME_MAX {
                 break;
             }
             passed.push_front((commit.id().to_string(), commit.parent_count()));
             passed.truncate(LINE_MAX);
             let parent = commit.parent(0).ok();
-            let changed = self.changed(&commit, parent.as_ref());
-            let touched: Vec<String> = changed
-                .new
-                .iter()
-                .filter(|path| open.contains_key(*path))
-                .cloned()
-                .collect();
+            // A parent that is named and isn't there is no beginning.
+            self.ended |= parent.is_none() && commit.parent_count() > 0;
+            let mut changed = self.changed(&commit, parent.as_ref());
+            let touched = changed.new.iter().filter(|path| open.contains_key(*path));
+            let touched: Vec<String> = touched.cloned().collect();
             for path in touched {
                 for tracked in open.remove(&path).into_iter().flatten() {
-                    if let Some(path) = self.before(parent.as_ref(), &changed, (&path, &tracked)) {
+                    let before = self.before(parent.as_ref(), &mut changed, &tracked);
+                    if let Some(path) = before {
                         open.entry(path).or_default().push(tracked);
-                    } else {
+                    } else if !self.ended {
                         let introduced = self.introduced(&commit, &passed, (&path, &tracked));
                         settled.push((tracked, introduced));
                     }
                 }
             }
-            let Some(parent) = parent else { break };
-            commit = parent;
+            match parent {
+                Some(parent) => commit = parent,
+                None => break,
+            }
         }
         settled
     }
@@ -210,14 +218,14 @@ impl History<'_> {
             // The walk has seen that the first parent of what was merged doesn't.
             let parents: Vec<Commit<'_>> = commit.parents().skip(usize::from(commit.id() == merged.id())).collect();
             let from = parents.into_iter().find_map(|parent| {
-                let changed = self.changed(&commit, Some(&parent));
+                let mut changed = self.changed(&commit, Some(&parent));
                 let same = !changed.new.contains(&path);
                 let before = if same {
                     Some(path.clone())
                 } else {
-                    self.before(Some(&parent), &changed, (&path, tracked))
+                    self.before(Some(&parent), &mut changed, tracked)
                 };
-                before.map(|path| (parent, path))
+                before.filter(|_| !self.ended).map(|path| (parent, path))
             });
             match from {
                 Some((parent, before)) => (commit, path) = (parent, before),
@@ -240,23 +248,28 @@ impl History<'_> {
         })
     }
 
-    /// Where the parent holds a document that grants at least as much: at the same path, or at one that changed with it.
-    fn before(
-        &mut self,
-        parent: Option<&Commit<'_>>,
-        changed: &Changed,
-        (path, tracked): (&str, &Tracked),
-    ) -> Option<String> {
+    /// Where the parent holds exactly one document of the binding that grants at least as much, among what has changed:
+    /// at the same path, or moved from another.
+    fn before(&mut self, parent: Option<&Commit<'_>>, changed: &mut Changed, tracked: &Tracked) -> Option<String> {
         let tree = parent?.tree().ok()?;
-        let elsewhere = changed.old.iter().map(String::as_str).filter(|old| *old != path);
-        let mut places = std::iter::once(path).chain(elsewhere);
-        places.find_map(|place| {
-            let documents = self.documents(&tree, place)?;
-            let mut ours = documents.iter().filter(|(name, _)| *name == tracked.name);
-            let (found, again) = (ours.next(), ours.next());
-            let covers = found.filter(|(_, before)| again.is_none() && before.covers(&tracked.fingerprint));
-            covers.map(|_| place.to_owned())
-        })
+        if changed.before.is_none() {
+            let mut before: HashMap<String, Vec<(String, Fingerprint)>> = HashMap::new();
+            for place in changed.old.clone() {
+                for (name, fingerprint) in self
+                    .documents(&tree, &place)
+                    .iter()
+                    .flat_map(|documents| documents.iter())
+                {
+                    let found = (place.clone(), fingerprint.clone());
+                    before.entry(name.clone()).or_default().push(found);
+                }
+            }
+            changed.before = Some(before);
+        }
+        match changed.before.as_ref()?.get(&tracked.name)?.as_slice() {
+            [(place, before)] if before.covers(&tracked.fingerprint) => Some(place.clone()),
+            _ => None,
+        }
     }
 
     /// The bindings that a file declares.
@@ -269,20 +282,40 @@ impl History<'_> {
             return Some(Rc::clone(read));
         }
         let blob = self.repository.find_blob(entry.id()).ok()?;
-        let text =
-            (blob.size() <= super::tree::FILE_MAX).then(|| String::from_utf8_lossy(blob.content()).into_owned())?;
+        if blob.size() > super::tree::FILE_MAX {
+            return None; // a fetch wouldn't have read it either
+        }
+        match self.left.checked_sub(blob.size()) {
+            Some(left) => self.left = left,
+            None => self.ended = true,
+        }
+        if self.ended || self.began.elapsed() > TIME_MAX {
+            self.ended = true;
+            return None;
+        }
+        let text = String::from_utf8_lossy(blob.content());
         let bindings = manifest::bindings(&text, self.namespace).into_iter();
-        let read =
-            bindings.filter_map(|(name, object)| Some((name.clone(), fingerprint(self.namespace, &name, &object)?)));
-        let read = Rc::new(read.collect());
+        let read = bindings.filter_map(|(name, object)| {
+            let fingerprint = fingerprint(self.namespace, &name, &object)?;
+            Some((name, fingerprint))
+        });
+        let read: Documents = Rc::new(read.collect());
+        if self.read.values().map(|documents| documents.len()).sum::<usize>() + read.len() > HELD_MAX {
+            self.read.clear();
+        }
         self.read.insert(entry.id(), Rc::clone(&read));
         Some(read)
     }
 
-    fn changed(&self, commit: &Commit<'_>, parent: Option<&Commit<'_>>) -> Changed {
-        let before = parent.and_then(|parent| parent.tree().ok());
-        let tree = commit.tree().ok();
-        let Ok(diff) = self.repository.diff_tree_to_tree(before.as_ref(), tree.as_ref(), None) else {
+    /// A difference that can't be read ends the walk: it may hide a revert.
+    fn changed(&mut self, commit: &Commit<'_>, parent: Option<&Commit<'_>>) -> Changed {
+        let trees = commit
+            .tree()
+            .and_then(|tree| Ok((tree, parent.map(Commit::tree).transpose()?)));
+        let diff =
+            trees.and_then(|(tree, before)| self.repository.diff_tree_to_tree(before.as_ref(), Some(&tree), None));
+        let Ok(diff) = diff else {
+            self.ended = true;
             return Changed::default();
         };
         let mut changed = Changed::default();
@@ -303,6 +336,8 @@ struct Changed {
     new: Vec<String>,
     /// Those that the parent has.
     old: Vec<String>,
+    /// The bindings that the parent has there, by name, once one was looked for.
+    before: Option<HashMap<String, Vec<(String, Fingerprint)>>>,
 }
 
 /// Commits that the walk has passed, the last first, and how many parents each has.
@@ -348,3 +383,7 @@ const TIME_MAX: Duration = Duration::from_secs(20);
 const LINE_MAX: usize = 8;
 /// A signature has a kilobyte, a commit a few.
 const SIGNED_MAX: usize = 64 << 10;
+/// Manifests that are read along the way: a thousand versions of a file with a hundred bindings.
+const BYTES_MAX: usize = 64 << 20;
+/// Bindings that are held at once, of a few kilobytes each.
+const HELD_MAX: usize = 4_096;

@@ -22,8 +22,10 @@ pub struct Approval<'a> {
     unsettled: bool,
     /// What a forge is asked about it.
     pub question: Option<Wanted>,
-    /// Its repository, where a policy matches by an id that isn't known.
-    pub unidentified: Option<Place>,
+    /// Its repository, where a policy matches by the forge's id.
+    pub identified: Option<Place>,
+    /// Whether the forge hasn't answered yet.
+    pub asking: bool,
 }
 
 /// What a status says of a grant.
@@ -85,7 +87,8 @@ fn without(matching: Matching<'_>, result: Result<Proof, Verdict>) -> Approval<'
         sealed: None,
         unsettled: false,
         question: None,
-        unidentified: None,
+        identified: None,
+        asking: false,
     }
 }
 
@@ -105,7 +108,7 @@ fn stands<'a>(facts: &'a Facts<'a>, binding: &'a CredentialBinding, standing: &'
         sealed,
         question,
     } = case.prove(&wanted);
-    let open = result.is_err();
+    let (open, asking) = (result.is_err(), result == Err(Unproven::Waits));
     let result = result.map_err(|unproven| match unproven {
         Unproven::Refused(Refused { reason, message }) => refused(reason, message),
         Unproven::Waits => waits(Reason::Progressing, "the forge is being asked for the review"),
@@ -114,9 +117,8 @@ fn stands<'a>(facts: &'a Facts<'a>, binding: &'a CredentialBinding, standing: &'
     let over = binding.meta().deletion_timestamp.is_some()
         || binding.spec.expires_at.as_ref().is_some_and(|time| time.0 <= facts.now);
     Approval {
-        unidentified: place
-            .filter(|_| matching.wants_id() && standing.place.as_ref().is_some_and(|(_, id)| id.is_none()))
-            .cloned(),
+        identified: place.filter(|_| matching.wants_id()).cloned(),
+        asking,
         question: question.filter(|_| !over).map(|ask| Wanted { ask, open }),
         matching,
         result,

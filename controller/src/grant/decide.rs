@@ -139,7 +139,7 @@ pub struct Decisions {
     pub grants: BTreeMap<String, ToldGrant>,
     /// What forges are asked, and which of it is open.
     pub questions: Vec<Wanted>,
-    /// Repositories whose ids policies match by and that aren't known.
+    /// Repositories whose ids policies match by.
     pub places: BTreeSet<Place>,
     /// The next moment at which something begins or ends by itself.
     pub next: Option<Timestamp>,
@@ -150,7 +150,7 @@ pub fn decide(facts: &Facts<'_>) -> Decisions {
     let mut bindings: Vec<&Arc<CredentialBinding>> = facts.bindings.iter().collect();
     bindings.sort_by_key(|binding| (binding.creation_timestamp(), binding.name_any()));
     let mut decisions = Decisions::default();
-    let mut policies = BTreeMap::new();
+    let (mut policies, mut asking) = (BTreeMap::new(), BTreeSet::new());
     for binding in &bindings {
         let mut approval = approve(facts, binding);
         let name = binding.name_any();
@@ -159,7 +159,10 @@ pub fn decide(facts: &Facts<'_>) -> Decisions {
             .insert(name.clone(), verdict(facts, &approval, binding));
         decisions.grants.insert(name.clone(), approval.told());
         decisions.questions.extend(approval.question.take());
-        decisions.places.extend(approval.unidentified.take());
+        decisions.places.extend(approval.identified.take());
+        if approval.asking {
+            asking.insert(name.clone());
+        }
         policies.insert(name, approval.matching);
     }
     resolve_conflicts(&bindings, &mut decisions.bindings);
@@ -168,7 +171,7 @@ pub fn decide(facts: &Facts<'_>) -> Decisions {
         let theirs = listed(&bindings, &session.session);
         if theirs
             .iter()
-            .any(|binding| is_undetermined(&decisions.bindings, binding))
+            .any(|binding| !asking.contains(&binding.name_any()) && is_undetermined(&decisions.bindings, binding))
         {
             decisions.undetermined.insert(uid.clone());
         }

@@ -178,8 +178,8 @@ fn limits(git: &GitRoute, add: &mut dyn FnMut(&str, Value)) {
     each_or_all(repos, "repository", add);
     if *access == GitAccess::Write {
         add("push", Value::Null);
-        each_or_all(ref_prefixes, "ref", add);
     }
+    each_or_all(ref_prefixes, "ref", add);
     if *protected_paths == Some(ProtectedPaths::Allow) {
         add("protected paths", Value::Null);
     }

@@ -78,6 +78,7 @@ async fn pass(context: &Arc<Context>, namespace: &str) -> Result<Option<Duration
         retire(context, namespace, &BTreeMap::new());
         oauth2::run::retire(context, (namespace, &client), &[], &oauth2::run::Found::default());
         context.secrets.forget(namespace);
+        context.evidence.forget(namespace);
         return Ok(None);
     }
     let signers = context.evidence.signers().await;

@@ -9,6 +9,20 @@ use tempfile::TempDir;
 
 use crate::Cluster;
 
+/// Somebody who works on the forge.
+#[derive(Clone, Debug)]
+pub struct User {
+    /// Login name.
+    pub login: String,
+    password: String,
+}
+
+impl User {
+    fn email(&self) -> String {
+        format!("{}@example.com", self.login)
+    }
+}
+
 /// A repository and a clone of it.
 pub struct Repository {
     /// URL that a GitSource names.
@@ -59,6 +73,112 @@ impl Repository {
             bail!("{method} {url}: {status} {text}");
         }
         Ok(serde_json::from_str(&text).unwrap_or(Value::Null))
+    }
+
+    /// Calls the forge's API as somebody.
+    pub async fn api_as(&self, user: &User, method: &str, path: &str, body: &Value) -> Result<Value> {
+        let url = format!("{}/api/v1/{path}", self.forge);
+        let request = self.http.request(method.parse()?, &url);
+        let request = request.basic_auth(&user.login, Some(&user.password));
+        let request = request.header("content-type", "application/json");
+        let answer = request.body(body.to_string()).send().await?;
+        let (status, text) = (answer.status(), answer.text().await?);
+        if !status.is_success() {
+            bail!("{method} {url} as {}: {status} {text}", user.login);
+        }
+        Ok(serde_json::from_str(&text).unwrap_or(Value::Null))
+    }
+
+    /// Makes a user of the forge.
+    pub async fn stranger(&self, name: &str) -> Result<User> {
+        let user = User {
+            login: format!("{}-{name}", self.path.rsplit('/').next().unwrap_or_default()),
+            password: format!("fake-{:x}", jiff::Timestamp::now().as_nanosecond()),
+        };
+        let made = json!({
+            "username": user.login, "email": user.email(), "password": user.password, "must_change_password": false,
+        });
+        self.api("POST", "admin/users", &made).await?;
+        Ok(user)
+    }
+
+    /// Makes a user who may write to the repository.
+    pub async fn user(&self, name: &str) -> Result<User> {
+        let user = self.stranger(name).await?;
+        let path = format!("repos/{}/collaborators/{}", self.path, user.login);
+        self.api("PUT", &path, &json!({ "permission": "write" })).await?;
+        Ok(user)
+    }
+
+    /// Commits everything as somebody, and pushes it to a branch; gives the commit.
+    pub fn push_as(&self, user: &User, branch: &str, subject: &str) -> Result<String> {
+        self.git(&["add", "--all"])?;
+        let (name, email) = (
+            format!("user.name={}", user.login),
+            format!("user.email={}", user.email()),
+        );
+        let commit = [
+            "-c",
+            &name,
+            "-c",
+            &email,
+            "commit",
+            "--quiet",
+            "--allow-empty",
+            "--message",
+            subject,
+        ];
+        self.git(&commit)?;
+        let login = format!("://{}:{}@", user.login, user.password);
+        let remote = self.url.replacen("://", &login, 1);
+        self.git(&[
+            "push",
+            "--quiet",
+            "--force",
+            &remote,
+            &format!("HEAD:refs/heads/{branch}"),
+        ])?;
+        Ok(self.git(&["rev-parse", "HEAD"])?.trim().to_owned())
+    }
+
+    /// Opens a pull request of a branch against `main`; gives its number.
+    pub async fn open(&self, user: &User, branch: &str) -> Result<u64> {
+        let body = json!({ "head": branch, "base": "main", "title": branch });
+        let opened = self
+            .api_as(user, "POST", &format!("repos/{}/pulls", self.path), &body)
+            .await?;
+        opened["number"].as_u64().context("a number")
+    }
+
+    /// Approves the head that it has now.
+    pub async fn approve(&self, user: &User, number: u64) -> Result<()> {
+        let path = format!("repos/{}/pulls/{number}/reviews", self.path);
+        self.api_as(user, "POST", &path, &json!({ "event": "APPROVED" }))
+            .await
+            .map(drop)
+    }
+
+    /// Merges it as `merge`, `squash` or `rebase`, and fetches what came of it; gives the branch's commit.
+    pub async fn merge(&self, user: &User, number: u64, style: &str) -> Result<String> {
+        let path = format!("repos/{}/pulls/{number}/merge", self.path);
+        // The forge looks whether it can be merged beside the request that opened it.
+        for _ in 0..MERGE_TRIES {
+            match self.api_as(user, "POST", &path, &json!({ "Do": style })).await {
+                Err(error) if error.to_string().contains("405") => tokio::time::sleep(MERGE_WAIT).await,
+                other => {
+                    other?;
+                    return self.follow();
+                }
+            }
+        }
+        bail!("pull request {number} can't be merged")
+    }
+
+    /// Brings the clone to the branch's tip.
+    pub fn follow(&self) -> Result<String> {
+        self.git(&["fetch", "--quiet", "origin", "main"])?;
+        self.git(&["checkout", "--quiet", "--force", "-B", "main", "FETCH_HEAD"])?;
+        Ok(self.git(&["rev-parse", "HEAD"])?.trim().to_owned())
     }
 
     /// Folder of the clone.
@@ -112,3 +232,7 @@ impl Repository {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 }
+
+/// Seconds, for a forge that is busy.
+const MERGE_TRIES: usize = 50;
+const MERGE_WAIT: std::time::Duration = std::time::Duration::from_millis(200);

@@ -13,6 +13,6 @@ pub mod origin;
 pub mod team;
 
 pub use cluster::{Cluster, cluster};
-pub use forge::Repository;
+pub use forge::{Repository, User};
 pub use granted::{Granted, Scene};
 pub use team::{Team, session_yaml};

@@ -5,6 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::git::introduced::Introduced;
 use crate::grant::evidence::prove::{Answer, Asked};
 use crate::grant::evidence::signers::Signers;
 use crate::grant::offer::InstallKey;
@@ -307,6 +308,27 @@ fn what_cannot_be_judged_yet_is_told_from_what_is_refused() {
     let mut unlisted = tip(None);
     unlisted.session.spec.credentials.clear();
     assert_eq!(undetermined(&unlisted), 0, "it isn't this session's");
+}
+
+/// A forge that is slow to answer holds the binding that it is asked about, and no other credential of the session.
+#[test]
+fn a_binding_that_the_forge_is_asked_about_leaves_no_session_undetermined() {
+    let world = changed(|world| {
+        world.policy(json!({"require": {"review": {"minApprovals": 1}}}));
+        let standing = Standing {
+            introduced: Some(Introduced::default()),
+            place: Some((Place::default(), None)),
+            ..Standing::default()
+        };
+        world.tips.insert("b".to_owned(), Tip::Stands(Box::new(standing)));
+    });
+    let decisions = world.decide();
+    let Verdict::Inactive { reason, .. } = &decisions.bindings["b"] else {
+        panic!("active")
+    };
+    assert_eq!(*reason, Reason::Progressing);
+    assert!(decisions.questions.iter().any(|question| question.open));
+    assert!(decisions.undetermined.is_empty());
 }
 
 #[test]

@@ -125,6 +125,12 @@ impl Evidence {
             .collect()
     }
 
+    /// Nothing of the namespace is asked about any more.
+    pub fn forget(&self, namespace: &str) {
+        let gone = |asked: &Asked, entry: &Entry| asked.namespace == namespace && !entry.running;
+        self.commits.lock().retain(|asked, entry| !gone(asked, entry));
+    }
+
     /// Where a clone URL's repository is, and its id once the forge has said it.
     pub fn place(&self, url: &str) -> Option<(Place, Option<i64>)> {
         let place = self.forges.place(url)?;
@@ -298,7 +304,7 @@ async fn facts(
     Answer::Facts(Arc::new(answered))
 }
 
-/// Asks for the ids of repositories that policies match by and that aren't known, or not lately. Gives the time until
+/// Asks for the ids of repositories that policies match by, where they aren't known or weren't asked for lately. Gives the time until
 /// something is due.
 pub fn identify(context: &Arc<Context>, namespace: &str, places: BTreeSet<Place>) -> Option<Duration> {
     let mut waits = Vec::new();

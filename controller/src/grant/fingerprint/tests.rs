@@ -90,7 +90,7 @@ fn narrow(spec: &mut CredentialBindingSpec, how: usize) {
         10 => route
             .git
             .iter_mut()
-            .for_each(|git| shorten(&mut git.ref_prefixes, false)),
+            .for_each(|git| shorten(&mut git.ref_prefixes, true)),
         11 => route.git.iter_mut().for_each(|git| git.protected_paths = None),
         12 if route.ports.len() > 1 => drop(route.ports.pop()),
         _ => spec.routes.rotate_left(1),
@@ -134,6 +134,10 @@ fn widen_route(route: &mut Route, how: usize) {
         }
         15 => route.git = route.git.is_none().then(GitRoute::default),
         16 => route.name = "third".to_owned(),
+        17 => route.minting = true,
+        18 => route.set_cookie = true,
+        19 => route.ca = Some("certificates".to_owned()),
+        20 => route.tokens = Some(berth_crds::Tokens::Minted),
         _ => {
             route.paths = if route.paths.is_empty() {
                 vec!["/c".to_owned()]
@@ -155,7 +159,7 @@ proptest! {
     }
 
     #[test]
-    fn widening_needs_new_evidence(approved in spec(), narrowed in prop::option::of(0_usize..14), how in 1_usize..18) {
+    fn widening_needs_new_evidence(approved in spec(), narrowed in prop::option::of(0_usize..14), how in 1_usize..22) {
         let mut wider = approved.clone();
         if let Some(how) = narrowed {
             narrow(&mut wider, how);

@@ -13,6 +13,7 @@ use kube::runtime::wait::{Condition, await_condition};
 
 mod admission;
 mod chart;
+mod evidence;
 mod stages;
 mod vault;
 

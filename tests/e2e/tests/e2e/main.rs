@@ -5,6 +5,8 @@
 #![cfg(test)]
 
 mod disruptive;
+mod evidence;
+mod forge;
 mod grant;
 mod guarantees;
 mod gvisor;

@@ -88,11 +88,18 @@ async fn a_pod_that_is_lost_leaves_a_gap_in_the_record() -> Result<()> {
     pods.delete(&granted.pod.name_any(), &now).await?;
     let select = "select count(*) from credential_use where session_uid = $1 and verdict = 'gap'";
     let told = async {
-        while sqlx::query_scalar::<_, i64>(select).bind(&granted.uid).fetch_one(&cluster.database).await? == 0 {
+        while sqlx::query_scalar::<_, i64>(select)
+            .bind(&granted.uid)
+            .fetch_one(&cluster.database)
+            .await?
+            == 0
+        {
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         Ok(())
     };
-    tokio::time::timeout(Duration::from_secs(30), told).await.context("no gap is told of")??;
+    tokio::time::timeout(Duration::from_secs(30), told)
+        .await
+        .context("no gap is told of")??;
     scene.end().await
 }
