@@ -3,6 +3,7 @@
 # Says `NAME in PLACE`, and at the end how much was read.
 use strict;
 use warnings;
+no warnings 'portable'; # addresses have 64 bits
 use Fcntl qw(:mode);
 use File::Find;
 
