@@ -88,12 +88,12 @@ pub enum TokenError {
         status: StatusCode,
     },
     /// The answer isn't a token that can be used.
-    #[error("{host} answers with {source}")]
+    #[error("{host} answers with {what}")]
     Answer {
         /// The endpoint's host.
         host: String,
         /// Which.
-        source: Unusable,
+        what: Unusable,
     },
     /// A client's id or secret that no header holds.
     #[error("the client's id or secret can't be sent")]
@@ -126,9 +126,9 @@ pub async fn token(caller: &Caller, client: &Client, flow: &Flow) -> Result<Issu
     }
     let answer = caller.post(&client.token, authorization, form).await?;
     check(&client.token, &answer)?;
-    answer::issued(&answer.body, &client.scopes).map_err(|source| TokenError::Answer {
+    answer::issued(&answer.body, &client.scopes).map_err(|what| TokenError::Answer {
         host: client.token.host(),
-        source,
+        what,
     })
 }
 

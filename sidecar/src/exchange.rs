@@ -170,9 +170,12 @@ impl Standing {
 impl Plan<'_> {
     /// Before anything else happens.
     fn write_down(&self, method: &str) -> Result<Option<Ticket>, Refusal> {
-        let grants = &self.judged.allowed.grants;
+        let mut grants: Vec<&Grant> = self.judged.allowed.grants.iter().collect();
         if grants.is_empty() {
             return Ok(None);
+        }
+        if grants.len() > 1 {
+            grants.retain(|grant| !tokens::is_of(grant)); // its credential is named already
         }
         let used = Use {
             credentials: grants.iter().map(|grant| grant.credential().to_owned()).collect(),

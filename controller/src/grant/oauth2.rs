@@ -38,7 +38,7 @@ pub struct OAuth2 {
 pub struct For {
     /// The client, as the binding has it.
     pub spec: Spec,
-    /// Versions of its Secrets.
+    /// Versions of its Secrets, as they were before rotated refresh tokens were written to them.
     pub version: String,
 }
 
@@ -57,8 +57,6 @@ pub struct Known {
 
 struct State {
     wanted: For,
-    /// The versions once the rotated refresh token stands in its Secret: that change is our own.
-    written: Option<String>,
     token: Option<Token>,
     failure: Option<Failure>,
 }
@@ -75,8 +73,6 @@ pub struct Minted {
     pub value: SecretString,
     /// How long it lasts, where that is said.
     pub lasts: Option<Duration>,
-    /// The Secrets' versions after a rotated refresh token was written back.
-    pub written: Option<String>,
 }
 
 /// There is none.
@@ -128,7 +124,7 @@ impl OAuth2 {
     /// What is known of a binding's token now.
     pub fn known(&self, binding: &Name, wanted: &For, now: Timestamp) -> Known {
         let states = self.states.lock();
-        let Some(state) = states.get(binding).filter(|state| state.is_for(wanted)) else {
+        let Some(state) = states.get(binding).filter(|state| state.wanted == *wanted) else {
             return Known {
                 is_due: true,
                 ..Known::default()
@@ -145,6 +141,14 @@ impl OAuth2 {
             is_due: next <= now,
             wait: Duration::try_from(next.duration_since(now)).unwrap_or_default(),
             failure: state.failure.as_ref().map(|failure| failure.message.clone()),
+        }
+    }
+
+    /// What a token of a client is minted for, by versions of its Secrets as they are now.
+    pub fn wanted(&self, namespace: &str, spec: &Spec, versions: &str) -> For {
+        For {
+            spec: spec.clone(),
+            version: self.rotations.lock().before_ours(namespace, versions),
         }
     }
 
@@ -179,11 +183,10 @@ impl OAuth2 {
             Ok((minted, lasts))
         });
         let mut states = self.states.lock();
-        let before = states.remove(binding).filter(|state| state.is_for(&wanted));
+        let before = states.remove(binding).filter(|state| state.wanted == wanted);
         let state = match result {
             Ok((minted, lasts)) => State {
                 wanted,
-                written: minted.written,
                 token: Some(Token {
                     value: minted.value,
                     expires: after(now, lasts),
@@ -197,7 +200,6 @@ impl OAuth2 {
                 let pause = renewal::pause(tries, refusal.is_final, jitter);
                 State {
                     wanted,
-                    written: before.as_ref().and_then(|state| state.written.clone()),
                     token: before.and_then(|state| state.token),
                     failure: Some(Failure {
                         message: refusal.message,
@@ -216,13 +218,6 @@ impl OAuth2 {
         let over = states.extract_if(|name, _| name.namespace == namespace && !grants(name));
         over.filter_map(|(_, state)| Some((state.wanted.spec, state.token?)))
             .collect()
-    }
-}
-
-impl State {
-    fn is_for(&self, wanted: &For) -> bool {
-        let version = wanted.version == self.wanted.version || self.written.as_ref() == Some(&wanted.version);
-        version && self.wanted.spec == wanted.spec
     }
 }
 

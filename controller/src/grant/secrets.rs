@@ -69,12 +69,12 @@ pub enum ValueError {
         source: Box<kube::Error>,
     },
     /// It is no certificate that can be shown.
-    #[error("Secret {name} {source}")]
+    #[error("Secret {name} {problem}")]
     Certificate {
         /// Which.
         name: String,
         /// Why.
-        source: IdentityError,
+        problem: IdentityError,
     },
     /// It can't be used as a credential.
     #[error("Secret {name} {why}")]
@@ -301,9 +301,9 @@ pub async fn certificate(
         pem.push(b'\n');
         pem.extend(value(client, namespace, name, TLS_KEY).await?);
     }
-    let identity = Identity::parse(&pem, now.as_second()).map_err(|source| ValueError::Certificate {
+    let identity = Identity::parse(&pem, now.as_second()).map_err(|problem| ValueError::Certificate {
         name: name.to_owned(),
-        source,
+        problem,
     })?;
     let left = u64::try_from(identity.ends() - now.as_second()).unwrap_or_default();
     Ok((pem, Duration::from_secs(left)))

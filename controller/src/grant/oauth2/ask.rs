@@ -32,7 +32,7 @@ impl Asker<'_> {
         let oauth = oauth_client(self.client, &key.0, &wanted.spec).await?;
         let Some(refresh) = &wanted.spec.refresh_token_ref else {
             let issued = self.token(&oauth, &Flow::ClientCredentials).await?;
-            return Ok(minted(issued, None));
+            return Ok(minted(issued));
         };
         let read = read(self.client, &key.0, refresh).await?;
         let stands = text(&read.value);
@@ -40,12 +40,11 @@ impl Asker<'_> {
         let mut issued = self.token(&oauth, &Flow::Refresh(sent.clone())).await?;
         let rotated = issued.refresh.take();
         let Some(rotated) = rotated.filter(|new| new.expose_secret() != sent.expose_secret()) else {
-            return Ok(minted(issued, None));
+            return Ok(minted(issued));
         };
         self.oauth2.rotations.lock().rotated(key.clone(), &stands, rotated);
-        let written = self.write_back(key, refresh).await;
-        let written = written.map(|new| wanted.version.replace(&read.version, &new));
-        Ok(minted(issued, written))
+        self.write_back(key, refresh).await;
+        Ok(minted(issued))
     }
 
     async fn token(&self, oauth: &OAuthClient, flow: &Flow) -> Result<Issued, Refusal> {
@@ -60,9 +59,9 @@ impl Asker<'_> {
         })
     }
 
-    /// Writes a rotated refresh token into its Secret, if that holds what it replaces; gives the Secret's new version.
-    /// What fails is remembered, and said on the binding.
-    pub async fn write_back(&self, key: &Key, refresh: &KeyRef) -> Option<String> {
+    /// Writes a rotated refresh token into its Secret, if that holds what it replaces. What fails is remembered, and
+    /// said on the binding.
+    pub async fn write_back(&self, key: &Key, refresh: &KeyRef) {
         let rotations = &self.oauth2.rotations;
         let mut tries = WRITES_MAX;
         loop {
@@ -70,14 +69,13 @@ impl Asker<'_> {
             let why = match secrets::read(self.client, &key.0, &refresh.name, &refresh.key).await {
                 Err(error) => chain(&error),
                 Ok(read) => {
-                    let rotated = rotations.lock().unwritten(key, &text(&read.value))?;
+                    let Some(rotated) = rotations.lock().unwritten(key, &text(&read.value)) else {
+                        return;
+                    };
                     let place = (key.0.as_str(), refresh.name.as_str(), refresh.key.as_str());
                     let value = rotated.expose_secret().as_bytes();
                     match secrets::write(self.client, place, &read, value).await {
-                        Ok(version) => {
-                            rotations.lock().written(key);
-                            return Some(version);
-                        }
+                        Ok(version) => return rotations.lock().written(key, (&read.version, &version)),
                         Err(WriteError::Overtaken { .. }) if tries > 0 => continue,
                         Err(error) => chain(&error),
                     }
@@ -89,8 +87,7 @@ impl Asker<'_> {
                 error = why,
                 "a rotated refresh token isn't written back; it is lost with this process"
             );
-            rotations.lock().failed(key, why, self.clock.now());
-            return None;
+            return rotations.lock().failed(key, why, self.clock.now());
         }
     }
 }
@@ -117,11 +114,10 @@ pub(super) async fn oauth_client(client: &Client, namespace: &str, spec: &Spec) 
     })
 }
 
-fn minted(issued: Issued, written: Option<String>) -> Minted {
+fn minted(issued: Issued) -> Minted {
     Minted {
         value: issued.access,
         lasts: issued.lasts,
-        written,
     }
 }
 

@@ -52,10 +52,7 @@ pub fn look(
         let mut grants = decisions.sessions.values().flatten();
         let used = grants.any(|grant| grant.binding == name.name);
         found.granting.insert(name.name.clone());
-        let wanted = For {
-            spec: spec.clone(),
-            version: active.version.clone(),
-        };
+        let wanted = context.oauth2.wanted(&name.namespace, spec, &active.version);
         if let Some(key) = &spec.refresh_token_ref
             && let Some((why, again)) = context.oauth2.unsaved(&key_of(&name, spec), now)
         {
@@ -97,7 +94,7 @@ impl Found {
                 let (context, client) = (Arc::clone(context), client.clone());
                 tokio::spawn(async move {
                     let leads = || context.check_leading();
-                    drop(asker(&context, &client, &leads).write_back(&key, &key_ref).await);
+                    asker(&context, &client, &leads).write_back(&key, &key_ref).await;
                     context.oauth2.ends(&key);
                     context.queues.grants.poke(name.namespace);
                 });

@@ -31,7 +31,6 @@ fn minted(lasts: u64) -> Minted {
     Minted {
         value: SecretString::from("fake-token"),
         lasts: Some(Duration::from_secs(lasts)),
-        written: None,
     }
 }
 
@@ -85,11 +84,10 @@ fn another_client_or_another_secret_is_another_token() {
 #[test]
 fn our_own_change_of_a_secret_mints_nothing() {
     let oauth2 = oauth2();
-    let result = Ok(Minted {
-        written: Some("2".to_owned()),
-        ..minted(3_600)
-    });
-    oauth2.settle(&name(), wanted("1"), result, (at(0), 0.0));
+    let wanted = |version| oauth2.wanted("team-a", &Spec::default(), version);
+    oauth2.settle(&name(), wanted("1"), Ok(minted(3_600)), (at(0), 0.0));
+    let key = ("team-a".to_owned(), "oauth/refresh".to_owned());
+    oauth2.rotations.lock().written(&key, ("1", "2"));
     for version in ["1", "2"] {
         assert!(!oauth2.known(&name(), &wanted(version), at(1)).is_due, "{version}");
     }

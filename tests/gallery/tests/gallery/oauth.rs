@@ -245,6 +245,8 @@ async fn a_token_does_not_come_back_by_another_way() -> Result<()> {
     let (flow, _origins) = Flow::answering(json_answer(&answer)).await?;
     let given = flow.token(&[("grant_type", "client_credentials")]).await?;
     assert!(!given.text().contains(token), "{}", given.text());
+    assert_eq!(flow.sidecar.audit()?[0]["use"]["credentials"], json!(["CLIENT"]));
+    assert!(!flow.sidecar.audit_text()?.contains(token));
     let stub = text(&given, "access_token")?;
     assert_eq!(text(&given, "note")?, format!("your token is {stub}"));
     let echoed = flow.call(&stub).await?;

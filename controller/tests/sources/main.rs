@@ -1,6 +1,6 @@
-//! Tokens of OAuth 2.0 clients, against a real authorization server (`berth_gallery::oauth`) where Python has its library,
-//! and against stand-ins for what no right server does: failing, redirecting, never answering. The Kubernetes API's two
-//! routes for one Secret are a stand-in as well: no API server runs beside `cargo test`.
+//! Where credentials' values come from: OAuth 2.0 clients, against a real authorization server (`berth_gallery::oauth`)
+//! where Python has its library, and against stand-ins for what no right server does ([`faults`]); client certificates
+//! ([`certificates`]). The Kubernetes API's routes for one Secret are a stand-in ([`api`]).
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -26,6 +26,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 
 mod api;
+mod certificates;
 mod faults;
 
 use self::api::Secret;
@@ -166,13 +167,12 @@ async fn a_rotated_refresh_token_is_written_back() -> Result<()> {
     let mut before = REFRESH_TOKEN.to_owned();
     for round in 0..3 {
         secret.kept.lock().overtaken = round; // somebody labels the Secret meanwhile, up to twice
-        let minted = value(ask(&oauth2, &secret, &refreshing(server.port)).await)?;
+        value(ask(&oauth2, &secret, &refreshing(server.port)).await)?;
         let version = secret.kept.lock().version;
-        assert_eq!(
-            minted.written.as_deref().map(|written| written.starts_with("u/")),
-            Some(true)
-        );
         let after = secret.value("refresh");
+        // What was written is no change to any binding of this Secret.
+        let wanted = oauth2.wanted("team-a", &Spec::default(), &format!("u/{version}"));
+        assert_ne!(wanted.version, format!("u/{version}"));
         assert!(after != before && after.len() >= 12, "{version}");
         assert_eq!(secret.value("secret"), CLIENT_SECRET);
         before = after;
@@ -192,8 +192,7 @@ async fn without_the_right_to_patch_the_new_token_is_kept_in_memory_and_told() -
     let secret = Secret::new(&[("secret", CLIENT_SECRET), ("refresh", REFRESH_TOKEN)]).await?;
     secret.kept.lock().may_patch = false;
     for _ in 0..3 {
-        let minted = value(ask(&oauth2, &secret, &refreshing(server.port)).await)?;
-        assert_eq!(minted.written, None);
+        value(ask(&oauth2, &secret, &refreshing(server.port)).await)?;
         assert_eq!(secret.value("refresh"), REFRESH_TOKEN);
     }
     let (why, _) = oauth2.unsaved(&key(), Timestamp::now()).context("told")?;
@@ -207,7 +206,8 @@ async fn without_the_right_to_patch_the_new_token_is_kept_in_memory_and_told() -
     assert!(refusal.is_some_and(|refusal| refusal.message.ends_with("invalid_grant")));
     secret.kept.lock().may_patch = true;
     let refresh = key_ref("refresh");
-    assert!(asker(&oauth2, &secret).write_back(&key(), &refresh).await.is_some());
+    asker(&oauth2, &secret).write_back(&key(), &refresh).await;
+    assert_ne!(secret.value("refresh"), REFRESH_TOKEN);
     assert_eq!(oauth2.unsaved(&key(), Timestamp::now()), None);
     value(ask(&other, &secret, &refreshing(server.port)).await)?;
     Ok(())
@@ -230,7 +230,7 @@ async fn a_token_that_the_owner_has_put_there_meanwhile_is_not_written_over() ->
             .insert("refresh".to_owned(), "fake-token-of-the-owner".to_owned());
     }
     let refresh = key_ref("refresh");
-    assert!(asker(&oauth2, &secret).write_back(&key(), &refresh).await.is_none());
+    asker(&oauth2, &secret).write_back(&key(), &refresh).await;
     assert_eq!(secret.value("refresh"), "fake-token-of-the-owner");
     value(ask(&oauth2, &secret, &refreshing(stand_in.address.port())).await)?;
     let seen = stand_in.requests();
