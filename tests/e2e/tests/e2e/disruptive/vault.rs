@@ -96,7 +96,7 @@ async fn a_pod_that_is_lost_leaves_a_gap_in_the_record() -> Result<()> {
         {
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
-        Ok(())
+        Ok::<_, anyhow::Error>(())
     };
     tokio::time::timeout(Duration::from_secs(30), told)
         .await
