@@ -198,7 +198,7 @@ fn decided(
             key: &context.install_key,
             signers,
             answers: &context.evidence.answers(namespace),
-            agents: &context.evidence.agents(&context.caches.bindings.state()),
+            agents: &context.evidence.agents(bindings),
         },
     })
 }

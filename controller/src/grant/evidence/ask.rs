@@ -138,8 +138,8 @@ impl Evidence {
         Some((place, id))
     }
 
-    /// Users, by forge, whose credentials sessions may use: those that are configured, and those that bindings name for
-    /// pushes to the forge.
+    /// Users, by forge, whose credentials sessions may use: those that are configured, and those that these bindings of
+    /// one namespace name for the forge's host. What another team's bindings say of a user stops nobody's approval.
     pub fn agents(&self, bindings: &[Arc<CredentialBinding>]) -> BTreeMap<String, BTreeSet<String>> {
         let mut agents: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for (forge, host) in self.forges.hosts() {
@@ -277,6 +277,7 @@ async fn facts(
         }
     };
     let mut answered = Answered {
+        names: names.clone(),
         repository: told.repository,
         pull: told.pull,
         teams: told.teams,

@@ -281,6 +281,8 @@ impl<'a> Case<'a> {
     fn judged(&self, ask: &Ask, introduced: &Introduced, wanted: &[&Review]) -> Result<Reviewed, Unproven> {
         let answered = match self.known.answers.get(&ask.asked) {
             None => return Err(Unproven::Waits),
+            // It was asked about others, or for other teams.
+            Some(Answer::Facts(answered)) if !speaks_of(answered, ask) => return Err(Unproven::Waits),
             Some(Answer::Failed(why)) => {
                 return Err(Unproven::Refused(Refused {
                     reason: Reason::EvidenceUnverifiable,
@@ -306,6 +308,11 @@ impl<'a> Case<'a> {
         }
         Ok(reviewed)
     }
+}
+
+fn speaks_of(answered: &Answered, ask: &Ask) -> bool {
+    let teams = ask.teams.iter().all(|team| answered.teams.contains_key(team));
+    answered.names.contains(&ask.name) && (teams || answered.pull.is_none())
 }
 
 /// What was sealed of a review.

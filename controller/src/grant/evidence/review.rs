@@ -16,6 +16,8 @@ use crate::grant::fingerprint::Fingerprint;
 /// What is known of the commit that brought a binding.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Answered {
+    /// The bindings that were asked about.
+    pub names: BTreeSet<String>,
     /// The forge's id of the repository.
     pub repository: i64,
     /// The pull request; `None` where the forge knows none.

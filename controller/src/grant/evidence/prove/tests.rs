@@ -95,6 +95,7 @@ impl World {
             heads: BTreeMap::from([(HEAD.to_owned(), head)]),
         };
         let answered = Answered {
+            names: BTreeSet::from(["b".to_owned()]),
             repository: 12,
             pull: Some(pull),
             inspected,
@@ -202,6 +203,16 @@ fn before_the_forge_has_answered_nothing_is_granted_and_it_is_asked() {
         (question.asked, question.line, question.name),
         (world.asked(), vec![MERGE.to_owned()], "b".to_owned())
     );
+}
+
+#[test]
+fn an_answer_about_others_or_without_a_team_that_is_wanted_is_none() {
+    let mut other = World::new();
+    other.binding.metadata.name = Some("c".to_owned());
+    assert_eq!(other.prove().result, Err(Unproven::Waits));
+    let mut team = World::new();
+    team.require.review.as_mut().unwrap().teams = vec!["org/security".to_owned()];
+    assert_eq!(team.prove().result, Err(Unproven::Waits));
 }
 
 #[test]
