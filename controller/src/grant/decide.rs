@@ -13,7 +13,7 @@ use super::approve::{Approval, ToldGrant, approve};
 use super::evidence::ask::Wanted;
 use super::evidence::prove::Known;
 use super::permit::{DefaultPolicy, Matching, Permitted};
-use super::select::{listed, session_may};
+use super::select::{listed, may_meet, session_may};
 use super::tip::Standing;
 use super::vet::vet;
 use crate::forge::config::Place;
@@ -284,23 +284,28 @@ fn check_state(facts: &Facts<'_>, binding: &CredentialBinding) -> Result<(), Ver
     Ok(())
 }
 
-/// Of two bindings that give one name to different values the older one wins.
+/// Of two bindings that give one name to different values, for a session that may be both's, the older one wins.
 fn resolve_conflicts(bindings: &[&Arc<CredentialBinding>], verdicts: &mut BTreeMap<String, Verdict>) {
-    let mut first: BTreeMap<&str, &Arc<CredentialBinding>> = BTreeMap::new();
+    let mut older: BTreeMap<&str, Vec<&Arc<CredentialBinding>>> = BTreeMap::new();
     for binding in bindings {
         let name = binding.name_any();
         if !matches!(verdicts.get(&name), Some(Verdict::Active(_))) {
             continue;
         }
         let credential = &binding.spec.credential;
-        let winner = first.entry(credential.name.as_str()).or_insert(binding);
-        if winner.spec.credential.source != credential.source {
+        let older = older.entry(credential.name.as_str()).or_default();
+        let winner = older.iter().find(|other| {
+            other.spec.credential.source != credential.source && may_meet(&other.spec.subjects, &binding.spec.subjects)
+        });
+        if let Some(winner) = winner {
             let message = format!(
                 "ConflictsWith {}: it is older and gives {} another value",
                 winner.name_any(),
                 credential.name
             );
             verdicts.insert(name, refused(Reason::ConflictsWith, message));
+        } else {
+            older.push(binding);
         }
     }
 }

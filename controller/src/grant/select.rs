@@ -22,6 +22,20 @@ pub fn listed<'a>(bindings: &[&'a Arc<CredentialBinding>], session: &AgentSessio
     theirs.copied().collect()
 }
 
+/// Whether some session may be both's: certain only of names, and of selectors that ask for two values of one label.
+pub fn may_meet(one: &Subjects, other: &Subjects) -> bool {
+    let (names, others) = (&one.session_names, &other.session_names);
+    if !names.is_empty() && !others.is_empty() {
+        return names.iter().any(|name| others.contains(name));
+    }
+    let (Some(one), Some(other)) = (&one.session_selector, &other.session_selector) else {
+        return true;
+    };
+    let differs =
+        |(label, value): (&String, &String)| other.match_labels.get(label).is_some_and(|other| other != value);
+    !one.match_labels.iter().any(differs)
+}
+
 /// Whether a session is as a policy wants it: a reviewed grant isn't inherited by whatever somebody makes by hand.
 pub fn session_may(require: &Require, session: &SessionFacts) -> bool {
     let delivered = require.session_delivery != Some(SessionDelivery::Git) || session.from_git;

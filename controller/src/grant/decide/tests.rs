@@ -362,6 +362,39 @@ fn of_two_values_for_one_name_the_older_binding_wins() {
 }
 
 #[test]
+fn bindings_of_different_sessions_give_one_name_different_values() {
+    let subjects = |subjects: Value| serde_json::from_value::<berth_crds::Subjects>(subjects).unwrap();
+    let world = |one: Value, other: Value| {
+        changed(|world| {
+            world.bind("a", "other", 20);
+            let offer = Ok(offered(&["*.example.com"]));
+            world.secrets.insert("other/token".to_owned(), offer);
+            world.bindings[0].spec.subjects = subjects(one);
+            world.bindings[1].spec.subjects = subjects(other);
+        })
+    };
+    let label = |value: &str| json!({"sessionSelector": {"matchLabels": {"team": value}}});
+    let both = |world: World| {
+        world
+            .decide()
+            .bindings
+            .values()
+            .all(|it| matches!(it, Verdict::Active(_)))
+    };
+    assert!(both(world(
+        json!({"sessionNames": ["s"]}),
+        json!({"sessionNames": ["t"]})
+    )));
+    assert!(both(world(label("a"), label("b"))));
+    assert!(!both(world(
+        json!({"sessionNames": ["s", "t"]}),
+        json!({"sessionNames": ["t"]})
+    )));
+    assert!(!both(world(label("a"), label("a"))));
+    assert!(!both(world(label("a"), json!({"sessionNames": ["t"]}))));
+}
+
+#[test]
 fn what_begins_or_ends_by_itself_is_looked_at_again() {
     let world = changed(|world| world.bindings[0].spec.expires_at = Some(Time(at(5_000))));
     assert_eq!(world.decide().next, Some(at(5_000)));
