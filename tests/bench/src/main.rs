@@ -6,6 +6,7 @@
 
 #[cfg(feature = "cluster")]
 mod audit;
+mod docs;
 #[cfg(feature = "cluster")]
 mod follow;
 #[cfg(feature = "proxy")]
@@ -44,6 +45,7 @@ async fn main() -> Result<()> {
     if arguments.list {
         println!("sessions   bare SandboxClaims beside AgentSessions, on one warm pool");
         println!("proxy      the sidecar beside hudsucker, Envoy, mitmproxy and no proxy, without a cluster");
+        println!("docs       writes the figures of the last `proxy` into docs/benchmarks.md and its plot");
         return Ok(());
     }
     match arguments
@@ -62,6 +64,7 @@ async fn main() -> Result<()> {
             "proxy",
             &proxy::measure(&arguments.proxy, arguments.n.unwrap_or(3)).await?,
         ),
+        "docs" => docs::write(),
         #[cfg(feature = "proxy")]
         proxy::ORIGIN => proxy::serve_origin().await,
         other => bail!("no benchmark is called {other}; --list names them"),
