@@ -115,6 +115,16 @@ impl Authority {
         })
     }
 
+    /// Whether the text spells this authority exactly as it is written here: then parsing it says nothing new.
+    pub(crate) fn is_spelled(&self, text: &str, default_port: u16) -> bool {
+        let rest = self.host.name().and_then(|name| text.strip_prefix(name));
+        match rest {
+            Some("") => self.port == default_port,
+            Some(rest) => rest.strip_prefix(':').map(parse_port) == Some(Ok(self.port)),
+            None => false,
+        }
+    }
+
     /// Parses a `Host` header, an `:authority` or the authority of an absolute target.
     pub fn from_host_header(text: &str, default_port: u16) -> Result<Self, AuthorityError> {
         let (host, port) = split(text)?;
@@ -253,6 +263,28 @@ const METADATA_NAMES: &[&str] = &[
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_exact_spelling_is_known_without_parsing() {
+        let authority = Authority::from_connect("api.example.com:443").expect("an authority");
+        for text in ["api.example.com", "api.example.com:443"] {
+            assert!(authority.is_spelled(text, 443), "{text}");
+        }
+        let others = [
+            "api.example.com:",
+            "api.example.com:0443",
+            "api.example.com:+443",
+            "api.example.com:444",
+            "api.example.com.evil.example.com",
+            "API.example.com",
+            "example.com",
+            "",
+        ];
+        for text in others {
+            assert!(!authority.is_spelled(text, 443), "{text}");
+        }
+        assert!(!authority.is_spelled("api.example.com", 80));
+    }
 
     #[test]
     fn one_host_has_one_spelling() {

@@ -305,6 +305,9 @@ fn check_host(request: &Request<'_>) -> Result<(), Denial> {
     }
     let default_port = if request.tls { 443 } else { 80 };
     let text = value.to_str().map_err(|_not_ascii| AuthorityError::Character)?;
+    if request.authority.is_spelled(text, default_port) {
+        return Ok(());
+    }
     match Authority::from_host_header(text, default_port) {
         Ok(named) if named == *request.authority => Ok(()),
         Ok(named) => Err(Denial::Authority { named }),

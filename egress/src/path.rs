@@ -110,7 +110,7 @@ impl CanonicalPath {
         if raw.starts_with("//") {
             return Err(PathError::LeadingSlashes);
         }
-        let path = resolve_dots(&normalize_percent(raw)?)?;
+        let path = resolve_dots(normalize_percent(raw)?)?;
         if path.starts_with("//") {
             return Err(PathError::LeadingSlashes);
         }
@@ -208,7 +208,10 @@ fn decode_hex(high: Option<u8>, low: Option<u8>) -> Option<u8> {
 }
 
 /// RFC 3986 §5.2.4. Empty segments count as segments.
-fn resolve_dots(path: &str) -> Result<String, PathError> {
+fn resolve_dots(path: String) -> Result<String, PathError> {
+    if !path.contains("/.") {
+        return Ok(path);
+    }
     let mut kept: Vec<&str> = Vec::new();
     let mut segments = path.split('/').skip(1).peekable();
     while let Some(segment) = segments.next() {

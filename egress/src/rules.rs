@@ -21,6 +21,8 @@ pub struct Rules {
     revision: u64,
     credentials: Vec<Credential>,
     routes: Vec<CompiledRoute>,
+    /// For each route, how many are more specific: a decision orders by numbers.
+    ranks: Vec<usize>,
     exact: HashMap<Host, Vec<usize>>,
     one_label: HashMap<String, Vec<usize>>,
     any_depth: HashMap<String, Vec<usize>>,
@@ -81,6 +83,7 @@ impl Rules {
             rules.add(route);
         }
         rules.forget_unused();
+        rules.rank();
         (rules, findings)
     }
 
@@ -96,6 +99,7 @@ impl Rules {
             revision,
             credentials: Vec::new(),
             routes: Vec::new(),
+            ranks: Vec::new(),
             exact: HashMap::new(),
             one_label: HashMap::new(),
             any_depth: HashMap::new(),
@@ -152,10 +156,9 @@ impl Rules {
                 found.extend(self.any_depth.get(base).into_iter().flatten());
             }
         }
+        found.sort_by_key(|index| self.ranks.get(*index));
         let routes = found.into_iter().filter_map(|index| self.routes.get(index));
-        let mut routes: Vec<&CompiledRoute> = routes.filter(|route| route.ports.contains(&authority.port)).collect();
-        routes.sort_by_cached_key(|route| Reverse(route.specificity()));
-        routes
+        routes.filter(|route| route.ports.contains(&authority.port)).collect()
     }
 
     pub(crate) fn routes(&self) -> &[CompiledRoute] {
@@ -175,6 +178,25 @@ impl Rules {
         };
         places.push(index);
         self.routes.push(route);
+    }
+
+    /// Routes of equal specificity have one rank, so that their order stays as it is.
+    fn rank(&mut self) {
+        let mut order: Vec<usize> = (0..self.routes.len()).collect();
+        order.sort_by_cached_key(|index| self.routes.get(*index).map(|route| Reverse(route.specificity())));
+        self.ranks = vec![0; order.len()];
+        let mut last: Option<(usize, usize)> = None;
+        for (position, index) in order.into_iter().enumerate() {
+            let specificity = |index: usize| self.routes.get(index).map(CompiledRoute::specificity);
+            let rank = match last {
+                Some((before, rank)) if specificity(before) == specificity(index) => rank,
+                _ => position,
+            };
+            last = Some((index, rank));
+            if let Some(place) = self.ranks.get_mut(index) {
+                *place = rank;
+            }
+        }
     }
 
     fn forget_unused(&mut self) {

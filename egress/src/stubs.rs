@@ -17,6 +17,8 @@ use crate::policy::Credential;
 pub(crate) struct Stubs {
     entries: Vec<Entry>,
     automaton: Option<AhoCorasick>,
+    /// Length of the shortest one. Decoding only shortens a text, so one that is shorter holds no stub in any spelling.
+    shortest: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -37,13 +39,19 @@ impl Stubs {
         } else {
             Some(automaton(entries.iter().map(|entry| entry.stub.as_str()))?)
         };
-        Some(Self { entries, automaton })
+        let shortest = entries.iter().map(|entry| entry.stub.len()).min().unwrap_or_default();
+        Some(Self {
+            entries,
+            automaton,
+            shortest,
+        })
     }
 
     pub(crate) fn none() -> Self {
         Self {
             entries: Vec::new(),
             automaton: None,
+            shortest: 0,
         }
     }
 
@@ -70,7 +78,9 @@ impl Stubs {
     /// Stubs within the text: raw, percent-decoded, and decoded from Basic.
     pub(crate) fn within(&self, text: &[u8]) -> Vec<StubId> {
         let mut found = Vec::new();
-        let Some(automaton) = &self.automaton else { return found };
+        let Some(automaton) = self.automaton.as_ref().filter(|_| text.len() >= self.shortest) else {
+            return found;
+        };
         collect(automaton, text, &mut found);
         for decoded in basic_decoded(text) {
             collect(automaton, &decoded, &mut found);

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use berth_egress::decide::{Allowed, GitStep, Grant, Surface};
+use berth_egress::path::Query;
 use berth_outbound::dial::Target;
 use berth_outbound::identity::Roots;
 use bytes::Bytes;
@@ -47,7 +48,7 @@ pub mod upgrade;
 /// Answers a request; every way of not passing it on is an answer too.
 pub async fn answer(proxy: &Arc<Proxy>, tunnel: &Tunnel, request: Request<Incoming>) -> Response<Body> {
     let passed = if git::may_be_push(&request) {
-        push(proxy, tunnel, request).await
+        Box::pin(push(proxy, tunnel, request)).await // rare, and large
     } else {
         pass(proxy, tunnel, request).await
     };
@@ -205,20 +206,24 @@ impl Plan<'_> {
         let expect = expect::asked(&head.headers);
         headers::for_upstream(&mut head.headers, self.judged.upgrade, self.standing.credentialed);
         git::for_upstream(&self.judged.allowed, &self.judged.target, &mut head.headers);
-        let mut query = self.judged.target.query.as_ref().map(|query| query.as_str().to_owned());
+        let mut exchanged = None;
         for grant in self.judged.allowed.grants.iter().filter(|grant| !tokens::is_of(grant)) {
             let value = self.snapshot.exchange(grant);
             let value = value.map_err(|lapsed| Refusal::denied(lapsed.to_string()))?;
             let written = substitute::into_head(grant, value, &mut head.headers, self.judged.target.query.as_ref());
             if let Some(new) = written.map_err(|error| Refusal::denied(error.to_string()))? {
-                query = Some(new);
+                exchanged = Some(new);
             }
         }
-        head.uri = self.uri(query.as_deref())?;
+        let query = self.judged.target.query.as_ref().map(Query::as_str);
+        let query = exchanged.as_deref().or(query);
+        if !self.is_sent_as_is(&head.uri, query) {
+            head.uri = self.uri(query)?;
+        }
         head.extensions.clear();
         let sent = Sent::default();
         let body = if self.judged.allowed.grants.iter().any(is_body) {
-            self.exchange_body(&mut head.headers, body).await?
+            Box::pin(self.exchange_body(&mut head.headers, body)).await?
         } else {
             watch::upload(body, &sent, &self.standing.cuts)
         };
@@ -226,6 +231,14 @@ impl Plan<'_> {
         let mut request = Request::from_parts(head, body);
         expect::open_at_continue(gate, &mut request);
         Ok((request, sent))
+    }
+
+    /// Whether the agent's target is byte for byte what was judged, and in the form that this leg needs.
+    fn is_sent_as_is(&self, uri: &Uri, query: Option<&str>) -> bool {
+        !self.tunnel.target.http2
+            && uri.authority().is_none()
+            && uri.path() == self.judged.target.path.as_str()
+            && uri.query() == query
     }
 
     /// The canonical path, which was judged, is what is sent.
@@ -236,7 +249,7 @@ impl Plan<'_> {
             None => path.to_owned(),
         };
         let built = if self.tunnel.target.http2 {
-            let builder = Uri::builder().scheme("https").authority(self.tunnel.host_header());
+            let builder = Uri::builder().scheme("https").authority(self.tunnel.host.as_bytes());
             builder.path_and_query(path_and_query).build()
         } else {
             path_and_query.parse().map_err(http::Error::from)
@@ -350,9 +363,7 @@ impl Plan<'_> {
             });
         }
         *request.version_mut() = Version::HTTP_11;
-        if let Ok(host) = HeaderValue::try_from(self.tunnel.host_header()) {
-            request.headers_mut().insert(HOST, host);
-        }
+        request.headers_mut().insert(HOST, self.tunnel.host.clone());
         self.unless_cut(upstream.send_http1(key, request)).await
     }
 

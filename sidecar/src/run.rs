@@ -192,7 +192,8 @@ pub async fn serve(place: &Place, proxy: &Arc<Proxy>) -> Result<Serving, RunErro
         tokio::join!(
             kept.vault.keep_time(),
             kept.upstream.pool().keep_tidy(),
-            kept.audit.tell_denials()
+            kept.audit.tell_denials(),
+            kept.audit.keep_flushed()
         );
         Err(RunError::Ended)
     });

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use berth_egress::authority::Authority;
 use berth_outbound::dial::Target;
-
+use http::HeaderValue;
 use ipnet::IpNet;
 
 use self::leaf::Alpn;
@@ -36,6 +36,8 @@ pub struct Tunnel {
     pub tls: bool,
     /// Where its requests go.
     pub target: Arc<Target>,
+    /// The authority, as a `Host` header names it: every request of the tunnel is sent with it.
+    pub host: HeaderValue,
 }
 
 impl Tunnel {
@@ -43,6 +45,7 @@ impl Tunnel {
     pub fn new(authority: Authority, tls: bool, addresses: Vec<IpNet>) -> Self {
         let target = Target::new(authority.clone(), tls, addresses);
         Self {
+            host: host_header(&authority, tls),
             authority,
             tls,
             target: Arc::new(target),
@@ -63,15 +66,20 @@ impl Tunnel {
 
     /// The port that an authority without one means.
     pub fn default_port(&self) -> u16 {
-        if self.tls { 443 } else { 80 }
+        default_port(self.tls)
     }
+}
 
-    /// The authority, as a `Host` header names it.
-    pub fn host_header(&self) -> String {
-        if self.authority.port == self.default_port() {
-            self.authority.host.to_string()
-        } else {
-            self.authority.to_string()
-        }
-    }
+fn default_port(tls: bool) -> u16 {
+    if tls { 443 } else { 80 }
+}
+
+fn host_header(authority: &Authority, tls: bool) -> HeaderValue {
+    let text = if authority.port == default_port(tls) {
+        authority.host.to_string()
+    } else {
+        authority.to_string()
+    };
+    // A canonical host is letters, digits, dots, hyphens and brackets: an upstream refuses a request without one.
+    HeaderValue::try_from(text).unwrap_or_else(|_unsendable| HeaderValue::from_static(""))
 }

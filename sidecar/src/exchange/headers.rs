@@ -1,9 +1,6 @@
 //! Pure: headers that concern one leg are taken off before the other.
 
-use http::header::{
-    ALT_SVC, CONNECTION, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE,
-};
+use http::header::{ALT_SVC, CONNECTION, HeaderMap, HeaderName, HeaderValue, TE, TRAILER, UPGRADE};
 
 /// Of a request. Stripped first, exchanged afterwards: a `Connection` header can't take a credential off.
 pub fn for_upstream(headers: &mut HeaderMap, upgrade: bool, credentialed: bool) {
@@ -16,9 +13,7 @@ pub fn for_upstream(headers: &mut HeaderMap, upgrade: bool, credentialed: bool) 
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
     if credentialed {
-        for name in OVERRIDES {
-            headers.remove(name);
-        }
+        drop_those(headers, |name| OVERRIDES.contains(&name));
         crate::redact::request::prepare(headers);
     }
 }
@@ -37,33 +32,30 @@ pub fn for_agent_upgraded(headers: &mut HeaderMap) {
 
 /// RFC 9110 §7.6.1: what `Connection` names, and what is known to be for one leg. `Trailer` stays: trailers are passed on.
 fn strip(headers: &mut HeaderMap, upgrade: bool) {
-    let nominated: Vec<HeaderName> = headers
+    let nominated = headers
         .get_all(CONNECTION)
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .filter_map(|name| HeaderName::try_from(name.trim()).ok())
-        .filter(|name| *name != UPGRADE && *name != TRAILER)
-        .collect();
+        .filter(|name| *name != UPGRADE && *name != TRAILER);
+    let nominated: Vec<HeaderName> = nominated.collect();
     for name in nominated {
         headers.remove(name);
     }
-    let protocol = headers.remove(UPGRADE);
-    for name in [
-        CONNECTION,
-        TE,
-        TRANSFER_ENCODING,
-        PROXY_AUTHORIZATION,
-        PROXY_AUTHENTICATE,
-    ] {
-        headers.remove(name);
-    }
-    for name in ["keep-alive", "proxy-connection", "http2-settings"] {
-        headers.remove(name);
-    }
+    let protocol = headers.get(UPGRADE).cloned();
+    drop_those(headers, |name| ONE_LEG.contains(&name));
     if let (true, Some(protocol)) = (upgrade, protocol) {
         headers.insert(UPGRADE, protocol);
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    }
+}
+
+/// Drops headers by their names. A message has few of them: one look at each costs less than a look-up for every name
+/// that could be there.
+pub(crate) fn drop_those(headers: &mut HeaderMap, is_dropped: impl Fn(&str) -> bool) {
+    while let Some(name) = headers.keys().find(|name| is_dropped(name.as_str())).cloned() {
+        headers.remove(name);
     }
 }
 
@@ -71,6 +63,18 @@ fn is_trailers(coding: &str) -> bool {
     coding.trim().eq_ignore_ascii_case("trailers")
 }
 
+/// What is for one leg whether `Connection` names it or not.
+const ONE_LEG: [&str; 9] = [
+    "connection",
+    "http2-settings",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "transfer-encoding",
+    "upgrade",
+];
 /// They would let a request be another one behind the upstream's door (research/vault-proxy.md §2.1, row 22).
 const OVERRIDES: [&str; 8] = [
     "x-http-method-override",

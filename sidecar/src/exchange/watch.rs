@@ -34,10 +34,11 @@ impl Cuts {
 
     /// Waits until one of them does.
     pub async fn cut(&self) {
-        if self.0.is_empty() {
-            return std::future::pending().await;
+        match &self.0[..] {
+            [] => std::future::pending().await,
+            [token] => token.cancelled().await,
+            tokens => drop(select_all(tokens.iter().map(|token| Box::pin(token.cancelled()))).await),
         }
-        select_all(self.0.iter().map(|token| Box::pin(token.cancelled()))).await;
     }
 
     /// Whether nothing can.

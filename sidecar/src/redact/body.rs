@@ -147,6 +147,11 @@ where
                 Some(Ok(frame)) => {
                     self.fresh = false;
                     match frame.into_data() {
+                        Ok(data) if self.body.is_end_stream() && pipe.is_plain() => {
+                            let last = pipe.redactor.push_last(data);
+                            self.ready.extend((!last.is_empty()).then_some(last));
+                            self.finish(None)?;
+                        }
                         Ok(data) => pipe.push(data, &mut self.ready)?,
                         Err(frame) => self.finish(frame.into_trailers().ok())?,
                     }
@@ -186,7 +191,12 @@ where
 
 impl Pipe {
     fn is_transparent(&self) -> bool {
-        self.decoder.is_none() && self.frames.is_none() && self.patterns.is_empty()
+        self.is_plain() && self.patterns.is_empty()
+    }
+
+    /// Whether bytes are text as they come: no coding, no messages.
+    fn is_plain(&self) -> bool {
+        self.decoder.is_none() && self.frames.is_none()
     }
 
     /// Lets one piece out of the decoder; whether there was one.

@@ -54,6 +54,16 @@ impl Redactor {
         released
     }
 
+    /// Takes the last chunk; returns all that is left, in one piece. That nothing follows is public.
+    pub fn push_last(&mut self, chunk: Bytes) -> Bytes {
+        self.held = if self.held.is_empty() {
+            chunk
+        } else {
+            concat(&self.held, &chunk)
+        };
+        self.end_message()
+    }
+
     /// Ends a message of the stream, by its framing, which is public: the rest of it. A secret that lies across two
     /// messages isn't found.
     pub fn end_message(&mut self) -> Bytes {

@@ -79,7 +79,9 @@ async fn serve(proxy: &Arc<Proxy>, tunnel: Tunnel, stream: Prefixed) -> Result<(
 }
 
 /// A tunnel whose TLS with the agent stands.
-type Terminated = (Tunnel, Alpn, TlsStream<Prefixed>);
+///
+/// Boxed: each future that it is handed through would keep a place for it, 1 KiB and more, as long as the tunnel.
+type Terminated = (Tunnel, Alpn, Box<TlsStream<Prefixed>>);
 
 /// The agent's handshake; `None` when the tunnel was passed through and is over.
 async fn shake(proxy: &Arc<Proxy>, tunnel: Tunnel, stream: Prefixed) -> Result<Option<Terminated>, TunnelError> {
@@ -121,7 +123,7 @@ async fn shake(proxy: &Arc<Proxy>, tunnel: Tunnel, stream: Prefixed) -> Result<O
     let stream = timeout(HANDSHAKE, hello.into_stream(config));
     let stream = stream.await.map_err(|_elapsed| TunnelError::Silent)?;
     let stream = stream.map_err(TunnelError::Handshake)?;
-    Ok(Some((tunnel, alpn, stream)))
+    Ok(Some((tunnel, alpn, Box::new(stream))))
 }
 
 /// What the agent may speak.

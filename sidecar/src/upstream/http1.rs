@@ -88,6 +88,11 @@ impl Http1 {
         Ok((parts.read_buf, parts.io.into_inner()))
     }
 
+    /// Whether another request could be sent on it, by what is known without looking at the socket.
+    fn seems_free(&mut self) -> bool {
+        !self.over && (self.sender.is_ready() || self.is_free())
+    }
+
     /// Whether another request may be sent on it; looks at the socket once.
     pub fn is_free(&mut self) -> bool {
         if self.over {
@@ -117,7 +122,8 @@ impl Lent {
 
     fn give_back(&mut self) {
         if let (Some(mut connection), Some((pool, key))) = (self.connection.take(), self.home.take())
-            && connection.is_free()
+            && connection.seems_free()
+        // who takes it looks again
         {
             pool.put(key, connection);
         }

@@ -6,6 +6,7 @@
 
 #[cfg(feature = "cluster")]
 mod audit;
+mod docs;
 #[cfg(feature = "cluster")]
 mod follow;
 #[cfg(feature = "proxy")]
@@ -51,6 +52,7 @@ async fn main() -> Result<()> {
         println!("sessions   bare SandboxClaims beside AgentSessions, on one warm pool");
         println!("idle       what Berth asks for beside a thousand finished sessions");
         println!("proxy      the sidecar beside hudsucker, Envoy, mitmproxy and no proxy, without a cluster");
+        println!("docs       writes the figures of the last `proxy` into docs/benchmarks.md and its plot");
         return Ok(());
     }
     match arguments
@@ -74,6 +76,7 @@ async fn main() -> Result<()> {
             "proxy",
             &proxy::measure(&arguments.proxy, arguments.n.unwrap_or(3)).await?,
         ),
+        "docs" => docs::write(),
         #[cfg(feature = "proxy")]
         proxy::ORIGIN => proxy::serve_origin().await,
         other => bail!("no benchmark is called {other}; --list names them"),

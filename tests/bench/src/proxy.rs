@@ -5,6 +5,7 @@
 //! of them alike; so ratios count, absolute times don't.
 
 mod authority;
+mod cage;
 mod config;
 mod figures;
 mod link;
@@ -19,10 +20,11 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use tempfile::TempDir;
 
+use self::cage::Cage;
 use self::config::{FULL, Shape};
 use self::figures::Figures;
 use self::link::Way;
@@ -95,6 +97,8 @@ pub(crate) async fn measure(options: &Options, rounds: u32) -> Result<Vec<Row>> 
     bench.latencies().await?;
     bench.transfers().await?;
     bench.memory().await?;
+    bench.tunnels().await?;
+    bench.limited().await?;
     bench.rules().await?;
     bench.redaction().await?;
     eprintln!(
@@ -260,6 +264,58 @@ impl Bench {
         Ok(())
     }
 
+    /// Once: ten thousand handshakes take their time.
+    async fn tunnels(&mut self) -> Result<()> {
+        for _ in self.rounds(figures::TUNNELS).take(1) {
+            for kind in [Kind::Berth(FULL), Kind::Hudsucker] {
+                if !kind.program(&self.place).exists() {
+                    continue;
+                }
+                let peer = Peer::start(kind, &self.place).await?;
+                load::open_streams(&peer.way, 1).await?;
+                let before = peer.resident()?;
+                let tunnels = load::open_tunnels(&peer.way, TUNNELS).await;
+                let tunnels = tunnels.with_context(|| format!("tunnels through {}", kind.name()))?;
+                let resident = peer.resident()?;
+                ensure!(
+                    peer.descriptors()? >= TUNNELS as usize,
+                    "{} closed some tunnels",
+                    kind.name()
+                );
+                drop(tunnels);
+                let each = (resident - before) / f64::from(TUNNELS);
+                self.figures.add(figures::TUNNELS, kind.name(), figures::TUNNEL, each);
+                self.figures
+                    .add(figures::TUNNELS, kind.name(), figures::RESIDENT, resident);
+            }
+            eprintln!("{}", figures::TUNNELS);
+        }
+        Ok(())
+    }
+
+    /// All of the uploads arrive, or the kernel has ended the proxy.
+    async fn limited(&mut self) -> Result<()> {
+        for _ in self.rounds(figures::LIMIT) {
+            let kind = Kind::Berth(FULL);
+            let peer = Peer::start(kind, &self.place).await?;
+            let cage = match Cage::around(peer.id(), LIMIT) {
+                Ok(cage) => cage,
+                Err(error) => {
+                    eprintln!("{} is skipped: no control group can be made: {error}", figures::LIMIT);
+                    return Ok(());
+                }
+            };
+            let arrived = load::uploads(&peer.way, UPLOADS).await;
+            arrived.with_context(|| format!("uploads within {} MiB", LIMIT >> 20))?;
+            self.figures
+                .add(figures::LIMIT, kind.name(), figures::PEAK, peer.peak()?);
+            drop(peer); // a group is removed when it is empty
+            drop(cage);
+        }
+        eprintln!("{}", figures::LIMIT);
+        Ok(())
+    }
+
     async fn rules(&mut self) -> Result<()> {
         let shape = |routes| Kind::Berth(Shape { routes, ..FULL });
         let pair = [(figures::FEW, shape(10)), (figures::MANY, shape(10_000))];
@@ -328,5 +384,11 @@ impl Contestant {
 
 /// Of the memory scenario (issue 4).
 const STREAMS: u32 = 1_000;
+/// The same.
+const TUNNELS: u32 = 10_000;
+/// At once.
+const UPLOADS: usize = 8;
+/// Bytes: the pod's limit.
+const LIMIT: u64 = 128 << 20;
 /// A stream has an event a second.
 const SETTLE: Duration = Duration::from_secs(3);

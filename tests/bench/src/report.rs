@@ -2,20 +2,21 @@
 //!
 //! In: measured values. Out: text and `target/bench/NAME.json`. Never judges without the goal in the row.
 
+use std::borrow::Cow;
 use std::fs;
 #[cfg(feature = "cluster")]
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// One figure, beside what it is compared with.
-#[derive(Default, Serialize)]
+#[derive(Default, Deserialize, Serialize)]
 pub(crate) struct Row {
     pub(crate) figure: String,
     pub(crate) value: f64,
-    pub(crate) unit: &'static str,
-    pub(crate) beside: Option<&'static str>,
+    pub(crate) unit: Cow<'static, str>,
+    pub(crate) beside: Option<Cow<'static, str>>,
     pub(crate) beside_value: Option<f64>,
     pub(crate) ratio: Option<f64>,
     /// Of the ratio, or of the value where there is none: the most that it may be, or the least with `floor`.
@@ -31,7 +32,7 @@ impl Row {
         Self {
             figure: figure.into(),
             value,
-            unit,
+            unit: unit.into(),
             ..Self::default()
         }
     }
@@ -39,7 +40,7 @@ impl Row {
     /// Beside another one, with their ratio.
     pub(crate) fn beside(self, beside: &'static str, value: f64) -> Self {
         Self {
-            beside: Some(beside),
+            beside: Some(beside.into()),
             beside_value: Some(value),
             ratio: (value > 0.0).then(|| self.value / value),
             ..self
@@ -95,13 +96,26 @@ pub(crate) fn publish(name: &str, rows: &[Row]) -> Result<()> {
             .goal
             .map_or_else(|| "-".to_owned(), |goal| format!("{side}{goal:.2}"));
         let ratio = number(row.ratio);
-        let (figure, unit, beside) = (&row.figure, row.unit, row.beside.unwrap_or("-"));
+        let (figure, unit, beside) = (&row.figure, &row.unit, row.beside.as_deref().unwrap_or("-"));
         println!("{figure:<48} {value:>9} {unit:<7} {beside:<24} {other:>9} {ratio:>6} {goal:>8} {met}");
     }
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/bench");
-    fs::create_dir_all(folder)?;
-    fs::write(format!("{folder}/{name}.json"), serde_json::to_string_pretty(rows)?).context("the figures can't be kept")
+    fs::create_dir_all(FOLDER)?;
+    fs::write(file(name), serde_json::to_string_pretty(rows)?).context("the figures can't be kept")
 }
+
+/// Reads what [`publish`] wrote.
+pub(crate) fn published(name: &str) -> Result<Vec<Row>> {
+    let path = file(name);
+    let text =
+        fs::read_to_string(&path).with_context(|| format!("{path} can't be read: run `bin/bench {name}` first"))?;
+    serde_json::from_str(&text).with_context(|| format!("{path} isn't what `bin/bench {name}` writes"))
+}
+
+fn file(name: &str) -> String {
+    format!("{FOLDER}/{name}.json")
+}
+
+const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/bench");
 
 #[cfg(test)]
 mod tests {

@@ -64,6 +64,17 @@ async fn data_and_trailers_are_redacted() {
 }
 
 #[tokio::test]
+async fn a_body_that_is_all_there_comes_in_one_redacted_piece() {
+    let upstream = Response::new(Full::new(Bytes::from(format!("a {SECRET} b {SECRET}"))));
+    let (response, _) = response(upstream, &patterns(), Limits::default(), Policy::default()).unwrap();
+    let mut body = response.into_body();
+    let piece = body.frame().await.unwrap().unwrap().into_data().unwrap();
+    assert_eq!(piece, "a stub-1 b stub-1");
+    assert!(body.is_end_stream());
+    assert_eq!(body.count(), 2);
+}
+
+#[tokio::test]
 async fn what_is_held_is_dropped_when_a_read_fails() {
     for steps in [
         vec![data("seen\nfake-token-0123456789"), Err("reset"), data("more\n")],

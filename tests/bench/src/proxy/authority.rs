@@ -5,6 +5,9 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::{self, cipher_suite, kx_group};
+use rustls::version::TLS13;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -38,11 +41,22 @@ fn named(name: &str) -> DistinguishedName {
     distinguished
 }
 
+/// One suite and one group, so that all contestants do the same work on both legs: left to themselves rustls takes
+/// AES-256 and BoringSSL AES-128.
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(CryptoProvider {
+        cipher_suites: vec![cipher_suite::TLS13_AES_128_GCM_SHA256],
+        kx_groups: vec![kx_group::X25519],
+        ..aws_lc_rs::default_provider()
+    })
+}
+
 /// TLS of the origin.
 pub(crate) fn server(directory: &Path) -> Result<Arc<ServerConfig>> {
     let certificate = CertificateDer::from_pem_file(directory.join("server.crt"))?;
     let key = PrivateKeyDer::from_pem_file(directory.join("server.key"))?;
-    let config = ServerConfig::builder()
+    let config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])?
         .with_no_client_auth()
         .with_single_cert(vec![certificate], key)?;
     Ok(Arc::new(config))
@@ -52,7 +66,8 @@ pub(crate) fn server(directory: &Path) -> Result<Arc<ServerConfig>> {
 pub(crate) fn client(ca: &PathBuf) -> Result<Arc<ClientConfig>> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(ca)?)?;
-    let mut config = ClientConfig::builder()
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])?
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];

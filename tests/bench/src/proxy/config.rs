@@ -151,6 +151,7 @@ static_resources:
   clusters:
   - name: inner
     type: STATIC
+    circuit_breakers: {thresholds: [{max_connections: 16384, max_requests: 16384, max_pending_requests: 16384}]}
     load_assignment:
       cluster_name: inner
       endpoints:
@@ -170,6 +171,8 @@ static_resources:
         "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
         sni: @HOST
         common_tls_context:
+          # Left to itself it speaks TLS 1.2 to origins.
+          tls_params: {tls_minimum_protocol_version: TLSv1_3, tls_maximum_protocol_version: TLSv1_3}
           validation_context:
             trusted_ca: {filename: @CA}
             match_typed_subject_alt_names: [{san_type: DNS, matcher: {exact: @HOST}}]

@@ -105,6 +105,8 @@ pub(crate) const SPEED: &str = "speed";
 pub(crate) const RESIDENT: &str = "resident";
 pub(crate) const GROWTH: &str = "growth";
 pub(crate) const STREAM: &str = "per stream";
+pub(crate) const TUNNEL: &str = "per tunnel";
+pub(crate) const PEAK: &str = "peak";
 
 /// Scenarios.
 pub(crate) const KEEP_1: &str = "keep-alive c=1";
@@ -115,6 +117,8 @@ pub(crate) const CHUNKED: &str = "chunked upload 200 MiB";
 pub(crate) const DOWNLOAD: &str = "download 200 MiB";
 pub(crate) const SSE: &str = "1,000 idle SSE streams";
 pub(crate) const IDLE: &str = "idle";
+pub(crate) const TUNNELS: &str = "10,000 idle tunnels";
+pub(crate) const LIMIT: &str = "8 uploads within 128 MiB";
 pub(crate) const RULES: &str = "rules";
 pub(crate) const REDACT_KEEP: &str = "redaction, keep-alive c=32";
 pub(crate) const REDACT_LOG: &str = "redaction, text download";
@@ -173,6 +177,18 @@ const GOALS: &[Goal] = &[
         Bound::None,
     ),
     Goal::alone("1,000 idle SSE streams, each", (SSE, US, STREAM), Bound::AtMost(48.0)),
+    Goal::beside("10,000 idle tunnels", (TUNNELS, US, RESIDENT), HUDSUCKER, Bound::None),
+    Goal::beside(
+        "10,000 idle tunnels, each",
+        (TUNNELS, US, TUNNEL),
+        HUDSUCKER,
+        Bound::None,
+    ),
+    Goal::alone(
+        "8 uploads of 200 MiB within 128 MiB, peak",
+        (LIMIT, US, PEAK),
+        Bound::AtMost(128.0 * 1024.0),
+    ),
     Goal::beside("10,000 rules, p50", (RULES, MANY, P50), FEW, Bound::AtMost(1.1)),
     Goal::beside("10,000 rules, CPU per request", (RULES, MANY, CPU), FEW, Bound::None),
     Goal::beside(

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use bytes::Bytes;
 use futures::future::try_join_all;
-use futures::{StreamExt as _, stream};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use hdrhistogram::Histogram;
 use http::header::{CONTENT_LENGTH, HeaderValue};
 use http::{Method, Request};
@@ -137,6 +137,22 @@ fn megabytes(began: Instant) -> f64 {
     LARGE as f64 / 1e6 / began.elapsed().as_secs_f64()
 }
 
+/// Sends [`LARGE`] bytes as often as said, all at once.
+pub(crate) async fn uploads(way: &Way, count: usize) -> Result<()> {
+    try_join_all((0..count).map(|_| upload(way, false))).await?;
+    Ok(())
+}
+
+/// Opens this many tunnels; each has answered one request and waits for the next.
+pub(crate) async fn open_tunnels(way: &Way, count: u32) -> Result<Vec<Link>> {
+    let opened = stream::iter(0..count).map(|_| async {
+        let mut link = way.open().await?;
+        link.get("/hello").await?;
+        anyhow::Ok(link)
+    });
+    opened.buffer_unordered(AT_ONCE).try_collect().await
+}
+
 /// Opens this many event streams, each on a connection of its own, each past its first event.
 pub(crate) async fn open_streams(way: &Way, count: u32) -> Result<Vec<(Link, hyper::body::Incoming)>> {
     let mut streams = Vec::new();
@@ -149,3 +165,6 @@ pub(crate) async fn open_streams(way: &Way, count: u32) -> Result<Vec<(Link, hyp
     }
     Ok(streams)
 }
+
+/// Tunnels that are being opened: no listener's queue is longer.
+const AT_ONCE: usize = 16;
