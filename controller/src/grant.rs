@@ -14,6 +14,8 @@ pub mod tip;
 
 pub mod secrets;
 
+pub mod kind;
+
 pub mod github;
 
 pub mod offer;

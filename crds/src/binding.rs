@@ -44,6 +44,7 @@ use crate::schema;
 )]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = schema::rules(&[
+    ("self.routes.all(r, has(r.inject.awsSigV4) == has(self.credential.source.awsSigV4))", "an AWS key is signed with, and nothing else is: source.awsSigV4 and inject.awsSigV4 go together"),
     ("!has(self.notBefore) || !has(self.expiresAt) || timestamp(self.notBefore) < timestamp(self.expiresAt)", "notBefore must be earlier than expiresAt"),
 ])))]
 pub struct CredentialBindingSpec {
@@ -231,6 +232,10 @@ pub struct AwsSigV4 {
     /// Secret access key.
     pub secret_key_ref: KeyRef,
 
+    /// Session token, for a temporary key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_token_ref: Option<KeyRef>,
+
     /// Region that requests are signed for.
     #[schemars(schema_with = "schema::item_name")]
     pub region: String,
@@ -376,6 +381,10 @@ pub struct Route {
     #[serde(default, skip_serializing_if = "schema::is_false")]
     pub websocket: bool,
 
+    /// The route reaches an endpoint that mints credentials, such as a registry's token endpoint, and is meant to.
+    #[serde(default, skip_serializing_if = "schema::is_false")]
+    pub minting: bool,
+
     /// Where in the request the stub is exchanged: exactly one.
     pub inject: Injection,
 
@@ -387,7 +396,7 @@ pub struct Route {
 /// Where in a request the stub is exchanged.
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-#[schemars(extend("x-kubernetes-validations" = schema::exactly_one(&["header", "basic", "query", "body", "clientCertificate"])))]
+#[schemars(extend("x-kubernetes-validations" = schema::exactly_one(&["header", "basic", "query", "body", "clientCertificate", "awsSigV4"])))]
 pub struct Injection {
     /// In a header.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -408,6 +417,24 @@ pub struct Injection {
     /// As the client's certificate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_certificate: Option<Empty>,
+
+    /// As an AWS signature: the request is signed anew, for the region and the services of the source.
+    #[serde(default, rename = "awsSigV4", skip_serializing_if = "Option::is_none")]
+    pub aws_sig_v4: Option<AwsInjection>,
+}
+
+/// Which signed requests are taken.
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AwsInjection {
+    /// Whether presigned URLs are taken.
+    #[serde(default, skip_serializing_if = "schema::is_false")]
+    pub presigned: bool,
+
+    /// Whether parts of objects may be asked for, as `aws s3 cp` does from 8 MiB on. Answers are then not searched for
+    /// the id of the key.
+    #[serde(default, skip_serializing_if = "schema::is_false")]
+    pub ranges: bool,
 }
 
 /// Exchange in a header.

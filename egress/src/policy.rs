@@ -31,6 +31,11 @@ pub struct Credential {
     /// What the agent holds in its place: at least 24 of `A-Z a-z 0-9 _ . ~ -`, part of no other stub (§5.2). Public.
     pub stub: String,
 
+    /// Of an AWS key: what the agent signs with in place of the secret access key; `stub` stands for the key's id and
+    /// the session token. Made like a stub, and sent nowhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_stub: Option<String>,
+
     /// Where the value is, for a sidecar that stands alone; otherwise the controller pushes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<Source>,
@@ -40,11 +45,36 @@ pub struct Credential {
     pub redact: bool,
 }
 
-/// Where a value is: one of the two.
+/// Where a value is: one of these.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Source {
     /// In a file, by its path; one line end at its end isn't part of it.
+    File(String),
+    /// In an environment variable of the sidecar, by its name.
+    Env(String),
+    /// An AWS key, each part by itself.
+    Aws(AwsSource),
+}
+
+/// Where the parts of an AWS key are.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AwsSource {
+    /// Id of the access key.
+    pub access_key: Part,
+    /// Secret access key.
+    pub secret_key: Part,
+    /// Session token, for a temporary key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_token: Option<Part>,
+}
+
+/// Where a part of a value is: as [`Source`] has it.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Part {
+    /// In a file, by its path.
     File(String),
     /// In an environment variable of the sidecar, by its name.
     Env(String),
@@ -133,6 +163,9 @@ pub enum Injection {
     Body(ValueInjection),
     /// As the client's certificate: the value is its chain and key in PEM, and no stub is sent.
     ClientCertificate(Empty),
+    /// As an AWS signature (Signature Version 4): the request is signed anew.
+    #[serde(rename = "awsSigV4")]
+    AwsSigV4(AwsInjection),
 }
 
 /// Exchange in a header.
@@ -162,6 +195,22 @@ pub struct BasicInjection {
 pub struct ValueInjection {
     /// Name of the parameter, form field or JSON pointer.
     pub name: String,
+}
+
+/// Which signatures are exchanged.
+#[derive(Clone, Debug, Default, Deserialize, Eq, Hash, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AwsInjection {
+    /// The region that requests are signed for; as the host names it when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+
+    /// Services that they are signed for, such as `s3`.
+    pub services: Vec<String>,
+
+    /// Whether presigned URLs are taken.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub presigned: bool,
 }
 
 /// Nothing more to say.
@@ -215,6 +264,13 @@ pub enum Tls {
     Passthrough,
     /// HTTP without TLS. Never with a credential (§5.2).
     Plain,
+}
+
+impl Credential {
+    /// Everything that stands in its place.
+    pub fn stubs(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(self.stub.as_str()).chain(self.secret_stub.as_deref())
+    }
 }
 
 impl Route {

@@ -32,6 +32,8 @@ pub mod judge;
 
 pub mod headers;
 
+pub mod aws;
+
 pub mod expect;
 
 pub mod watch;
@@ -195,24 +197,31 @@ impl Plan<'_> {
     {
         let (mut head, body) = request.into_parts();
         let expect = expect::asked(&head.headers);
+        let aws = aws::Exchange::begin(&self.judged.allowed, &head, self.tunnel)?;
         headers::for_upstream(&mut head.headers, self.judged.upgrade, self.standing.credentialed);
         git::for_upstream(&self.judged.allowed, &self.judged.target, &mut head.headers);
         let mut query = self.judged.target.query.as_ref().map(|query| query.as_str().to_owned());
         for grant in &self.judged.allowed.grants {
             let value = self.snapshot.exchange(grant);
             let value = value.map_err(|lapsed| Refusal::denied(lapsed.to_string()))?;
+            let value = (self.snapshot.user(grant), value);
             let written = substitute::into_head(grant, value, &mut head.headers, self.judged.target.query.as_ref());
             if let Some(new) = written.map_err(|error| Refusal::denied(error.to_string()))? {
                 query = Some(new);
             }
         }
+        let sent = Sent::default();
+        let body = match (aws, self.judged.allowed.grants.iter().find(|grant| is_body(grant))) {
+            (Some(aws), _) => {
+                let (body, signed) = aws.finish(self, &sent, (&mut head, query), body).await?;
+                query = signed;
+                body
+            }
+            (None, Some(grant)) => self.exchange_body(grant, &mut head.headers, body).await?,
+            (None, None) => watch::upload(body, &sent, &self.standing.cuts),
+        };
         head.uri = self.uri(query.as_deref())?;
         head.extensions.clear();
-        let sent = Sent::default();
-        let body = match self.judged.allowed.grants.iter().find(|grant| is_body(grant)) {
-            Some(grant) => self.exchange_body(grant, &mut head.headers, body).await?,
-            None => watch::upload(body, &sent, &self.standing.cuts),
-        };
         let (gate, body) = expect::gate(expect, body);
         let mut request = Request::from_parts(head, body);
         expect::open_at_continue(gate, &mut request);

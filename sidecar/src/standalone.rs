@@ -10,7 +10,7 @@ use std::time::Duration;
 use berth_egress::authority::Authority;
 use berth_egress::decide::Request;
 use berth_egress::path::Target;
-use berth_egress::policy::{Credential, Policy, Source};
+use berth_egress::policy::{Credential, Part, Policy, Source};
 use berth_egress::rules::Rules;
 use berth_egress::{legacy, lint};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
@@ -25,7 +25,7 @@ use crate::files::Changes;
 use crate::harden::harden;
 use crate::proxy::Proxy;
 use crate::run::{self, RunError, Serving};
-use crate::vault::{Offer, Value};
+use crate::vault::{Identity, Offer, Value};
 
 /// A policy that can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -152,13 +152,13 @@ fn offer(policy: Policy, base: &Path) -> Result<Offer, PolicyError> {
     let mut values = HashMap::new();
     for credential in &policy.credentials {
         let value = value(credential, base)?;
-        lint::check_secret(&policy, credential, value.expose_secret().as_bytes()).map_err(|problem| {
+        lint::check_secret(&policy, credential, value.secret.expose_secret().as_bytes()).map_err(|problem| {
             PolicyError::Value {
                 credential: credential.name.clone(),
                 message: problem.to_string(),
             }
         })?;
-        values.insert(credential.name.clone(), forever(value));
+        values.insert(credential.name.clone(), value);
     }
     Ok(Offer {
         policy,
@@ -196,25 +196,43 @@ pub fn strict(policy: &Policy) -> Result<Rules, PolicyError> {
     })
 }
 
-fn value(credential: &Credential, base: &Path) -> Result<SecretString, PolicyError> {
-    let missing = |message: String| PolicyError::Value {
-        credential: credential.name.clone(),
-        message,
+fn value(credential: &Credential, base: &Path) -> Result<Value, PolicyError> {
+    let read = |part: &Part| {
+        part_of(part, base).map_err(|message| PolicyError::Value {
+            credential: credential.name.clone(),
+            message,
+        })
     };
     match &credential.source {
-        None => Err(missing("it has no source: add source.file or source.env".to_owned())),
-        Some(Source::File(path)) => {
+        None => Err(PolicyError::Value {
+            credential: credential.name.clone(),
+            message: "it has no source: add source.file, source.env or source.aws".to_owned(),
+        }),
+        Some(Source::File(path)) => Ok(forever(read(&Part::File(path.clone()))?, Identity::None)),
+        Some(Source::Env(name)) => Ok(forever(read(&Part::Env(name.clone()))?, Identity::None)),
+        Some(Source::Aws(aws)) => {
+            let identity = Identity::Aws {
+                access_key: read(&aws.access_key)?.expose_secret().to_owned(),
+                session_token: aws.session_token.as_ref().map(read).transpose()?,
+            };
+            Ok(forever(read(&aws.secret_key)?, identity))
+        }
+    }
+}
+
+fn part_of(part: &Part, base: &Path) -> Result<SecretString, String> {
+    match part {
+        Part::File(path) => {
             let path = base.join(path);
-            let text = std::fs::read_to_string(&path);
-            let text = text.map_err(|error| missing(format!("{}: {error}", path.display())))?;
+            let text = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
             let text = text
                 .strip_suffix('\n')
                 .map_or(text.as_str(), |text| text.strip_suffix('\r').unwrap_or(text));
             Ok(SecretString::from(text))
         }
-        Some(Source::Env(name)) => environment(name)
+        Part::Env(name) => environment(name)
             .map(SecretString::from)
-            .ok_or_else(|| missing(format!("the variable {name} isn't set"))),
+            .ok_or_else(|| format!("the variable {name} isn't set")),
     }
 }
 
@@ -226,9 +244,10 @@ fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-fn forever(secret: SecretString) -> Value {
+fn forever(secret: SecretString, identity: Identity) -> Value {
     Value {
         secret,
+        identity,
         grant: Arc::from("file"),
         until: None,
     }
@@ -298,10 +317,15 @@ pub fn stubs(policy: &Path, handoff: &Path, proxy: std::net::SocketAddr) -> Resu
         source,
     })?;
     let mut text = String::new();
+    // Of two AWS keys the first is what SDKs find by themselves: the later value of a variable counts.
     let stubs = policy
         .credentials
-        .into_iter()
-        .map(|credential| (credential.name, credential.stub));
+        .iter()
+        .rev()
+        .flat_map(|credential| match &credential.secret_stub {
+            Some(secret) => berth_protocol::environment::aws(&credential.name, &credential.stub, secret, proxy),
+            None => vec![(credential.name.clone(), credential.stub.clone())],
+        });
     let environment = berth_protocol::environment::of(&handoff.to_string_lossy(), proxy);
     for (name, value) in environment.into_iter().chain(stubs) {
         let _ = writeln!(text, "export {name}='{}'", value.replace('\'', r"'\''"));

@@ -12,18 +12,24 @@ use berth_egress::lint;
 use berth_egress::policy::{Policy, Route};
 use berth_egress::rules::Rules;
 use secrecy::{ExposeSecret, SecretString};
-use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Boottime;
-use crate::redact::Patterns;
+use crate::redact::{Patterns, Secret};
+use crate::substitute::sigv4::Key;
+
+mod identity;
+
+pub use self::identity::Identity;
 
 /// What a credential is worth now.
 #[derive(Clone)]
 pub struct Value {
     /// The real one.
     pub secret: SecretString,
+    /// Whose it is.
+    pub identity: Identity,
     /// Fingerprint of the grant that allows its use, for the audit trail.
     pub grant: Arc<str>,
     /// When the grant ends.
@@ -59,6 +65,7 @@ pub struct Snapshot {
     pub patterns: Option<Arc<Patterns>>,
     values: HashMap<String, Value>,
     stubs: HashMap<String, String>,
+    secret_stubs: HashMap<String, SecretString>,
     lease: Option<Boottime>,
     routes: HashMap<String, Held>,
 }
@@ -104,6 +111,35 @@ impl Snapshot {
     /// The value that a grant stands for.
     pub fn exchange(&self, grant: &Grant) -> Result<&SecretString, Lapsed> {
         self.value(grant.credential()).map(|value| &value.secret)
+    }
+
+    /// The AWS key that a grant stands for.
+    pub fn exchange_aws(&self, grant: &Grant) -> Result<Key<'_>, Lapsed> {
+        let value = self.value(grant.credential())?;
+        match &value.identity {
+            Identity::Aws {
+                access_key,
+                session_token,
+            } => Ok(Key {
+                id: access_key,
+                secret: &value.secret,
+                token: session_token.as_ref(),
+            }),
+            Identity::None | Identity::User(_) => Err(Lapsed::Value),
+        }
+    }
+
+    /// The user that a grant's secret belongs to, if it is known.
+    pub fn user(&self, grant: &Grant) -> Option<&str> {
+        match &self.values.get(grant.credential())?.identity {
+            Identity::User(name) => Some(name),
+            Identity::None | Identity::Aws { .. } => None,
+        }
+    }
+
+    /// What the agent signs with, for a credential that is an AWS key.
+    pub fn secret_stub(&self, credential: &str) -> Option<&SecretString> {
+        self.secret_stubs.get(credential)
     }
 
     /// Fingerprint of the grant that a credential is used under.
@@ -201,6 +237,7 @@ impl Vault {
                 patterns: old.patterns.clone(),
                 values: old.values.clone(),
                 stubs: old.stubs.clone(),
+                secret_stubs: old.secret_stubs.clone(),
                 lease: Some(lease),
                 routes: routes.collect(),
             }
@@ -267,6 +304,11 @@ fn compile(offer: Offer, old: Option<&Snapshot>) -> (Snapshot, Vec<Problem>) {
         .iter()
         .map(|credential| (credential.name.clone(), credential.stub.clone()));
     let stubs = stubs.collect();
+    let secret_stubs = policy.credentials.iter().filter_map(|credential| {
+        let stub = SecretString::from(credential.secret_stub.clone()?);
+        Some((credential.name.clone(), stub))
+    });
+    let secret_stubs = secret_stubs.collect();
     let routes = policy
         .routes
         .iter()
@@ -282,6 +324,7 @@ fn compile(offer: Offer, old: Option<&Snapshot>) -> (Snapshot, Vec<Problem>) {
         patterns,
         values,
         stubs,
+        secret_stubs,
         lease,
         routes,
     };
@@ -295,11 +338,13 @@ fn check_values(policy: &Policy, values: &mut HashMap<String, Value>) -> Vec<Pro
         let Some(value) = values.get(&credential.name) else {
             continue;
         };
-        if let Err(problem) = lint::check_secret(policy, credential, value.secret.expose_secret().as_bytes()) {
+        let checked = lint::check_secret(policy, credential, value.secret.expose_secret().as_bytes());
+        let checked = checked.map_err(|problem| problem.to_string());
+        if let Err(message) = checked.and_then(|()| identity::check(credential, &value.identity)) {
             values.remove(&credential.name);
             problems.push(Problem {
                 at: credential.name.clone(),
-                message: problem.to_string(),
+                message,
             });
         }
     }
@@ -316,7 +361,7 @@ fn patterns(
         return Some(patterns).filter(|patterns| !patterns.is_empty()).map(Arc::new);
     }
     let failed = secrets(policy, values).into_iter().filter_map(|secret| {
-        let name = secret.0.to_owned();
+        let name = secret.name.to_owned();
         Patterns::new([secret]).err().map(|error| (name, error.to_string()))
     });
     let failed: Vec<(String, String)> = failed.collect();
@@ -330,8 +375,8 @@ fn patterns(
     Patterns::new(secrets(policy, values)).ok().map(Arc::new)
 }
 
-/// Name, value and stub of what is to be searched for.
-fn secrets<'a>(policy: &'a Policy, values: &'a HashMap<String, Value>) -> Vec<(&'a str, &'a [u8], &'a str)> {
+/// What is to be searched for.
+fn secrets<'a>(policy: &'a Policy, values: &'a HashMap<String, Value>) -> Vec<Secret<'a>> {
     let searched = policy.credentials.iter().filter(|credential| {
         let mut routes = policy
             .routes
@@ -339,11 +384,10 @@ fn secrets<'a>(policy: &'a Policy, values: &'a HashMap<String, Value>) -> Vec<(&
             .filter(|route| route.credential.as_ref() == Some(&credential.name));
         credential.redact || routes.any(|route| route.redact == Some(true))
     });
-    let known = searched.filter_map(|credential| {
-        let value = values.get(&credential.name)?.secret.expose_secret().as_bytes();
-        Some((credential.name.as_str(), value, credential.stub.as_str()))
-    });
-    known.collect()
+    let known = searched.filter_map(|credential| Some((credential, values.get(&credential.name)?)));
+    known
+        .flat_map(|(credential, value)| identity::secrets_of(credential, value))
+        .collect()
 }
 
 /// A route that is as it was keeps its streams.
@@ -361,13 +405,6 @@ fn hold(route: &Route, values: &HashMap<String, Value>, old: Option<&Snapshot>) 
     match old.and_then(|old| old.routes.get(&route.name)) {
         Some(old) if held.goes_on(old) => old.renewed(),
         _ => held,
-    }
-}
-
-impl Value {
-    /// To see whether a value is another one without keeping the earlier.
-    fn digest(&self) -> [u8; 32] {
-        Sha256::digest(self.secret.expose_secret().as_bytes()).into()
     }
 }
 

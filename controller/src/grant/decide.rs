@@ -6,13 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use berth_crds::{
-    AgentSession, Confinement, CredentialBinding, CredentialSource, GrantPolicy, KeyRef, Reason, Require,
-    SessionDelivery, Subjects, label,
+    AgentSession, Confinement, CredentialBinding, GrantPolicy, Reason, Require, SessionDelivery, Subjects, label,
 };
 use jiff::Timestamp;
 use kube::{Resource, ResourceExt};
 use sha2::{Digest, Sha256};
 
+use super::kind::keys_of;
 use super::permit::{DefaultPolicy, Matching, Permitted, host_covers};
 
 /// Everything that a namespace's grants depend on.
@@ -29,8 +29,10 @@ pub struct Facts<'a> {
     pub policies: &'a [Arc<GrantPolicy>],
     /// Where each binding stands in git, by name.
     pub tips: &'a BTreeMap<String, Tip>,
-    /// What owners offer, by `name/key` of their Secret.
+    /// What owners offer, by the names of their Secrets.
     pub secrets: &'a BTreeMap<String, Result<Offered, Refused>>,
+    /// Bindings whose value couldn't be had, with the version of the Secrets for which that holds.
+    pub broken: &'a BTreeMap<String, (String, Refused)>,
     /// Sessions that hold a pod.
     pub sessions: &'a [SessionFacts],
     /// Host of the GitHub API.
@@ -196,23 +198,8 @@ fn active(facts: &Facts<'_>, matching: &Matching<'_>, binding: &CredentialBindin
     for require in matching.requirements() {
         check_evidence(facts, require, binding)?;
     }
-    let Some(secret) = key_of(&binding.spec.credential.source) else {
-        return Err(refused(
-            Reason::NotImplemented,
-            "spec.credential.source: only secretRef and githubApp are implemented in this release",
-        ));
-    };
-    let offered = match facts.secrets.get(&format!("{}/{}", secret.name, secret.key)) {
-        Some(Ok(offered)) => offered,
-        Some(Err(Refused { reason, message })) => return Err(refused(*reason, message.clone())),
-        None => {
-            return Err(waits(
-                Reason::Progressing,
-                format!("Secret {} is being read", secret.name),
-            ));
-        }
-    };
-    check_minting_host(facts, binding, offered)?;
+    let offered = offered(facts, binding)?;
+    check_minting_host(facts, binding, &offered)?;
     let mut permitted = matching.permit(binding, facts.default);
     let refusal = if permitted.routes.is_empty() {
         Reason::NotPermitted
@@ -220,13 +207,14 @@ fn active(facts: &Facts<'_>, matching: &Matching<'_>, binding: &CredentialBindin
         Reason::HostNotOffered
     };
     permitted.routes.retain(|route| {
-        let offers = offered.hosts.iter().any(|host| host_covers(host, &route.host));
-        if !offers {
-            permitted
-                .narrowed
-                .push(format!("Secret {} isn't offered to {}", secret.name, route.host));
+        let keeps = offered
+            .iter()
+            .find(|(_, offered)| !offered.hosts.iter().any(|host| host_covers(host, &route.host)));
+        if let Some((name, _)) = keeps {
+            let message = format!("Secret {name} isn't offered to {}", route.host);
+            permitted.narrowed.push(message);
         }
-        offers
+        keeps.is_none()
     });
     if permitted.routes.is_empty() {
         return Err(refused(refusal, permitted.narrowed.join("; ")));
@@ -237,20 +225,48 @@ fn active(facts: &Facts<'_>, matching: &Matching<'_>, binding: &CredentialBindin
         commit,
         author,
         expires: binding.spec.expires_at.as_ref().map(|time| time.0),
-        version: offered.version.clone(),
+        version: version(&offered),
     })
 }
 
-/// The key of the Secret that a value comes from, or is minted by.
-pub fn key_of(source: &CredentialSource) -> Option<&KeyRef> {
-    let app = source.github_app.as_ref().map(|app| &app.private_key_ref);
-    source.secret_ref.as_ref().or(app)
+/// The Secrets of a binding, each offered by its owner.
+fn offered<'a>(facts: &Facts<'a>, binding: &'a CredentialBinding) -> Result<BTreeMap<&'a str, &'a Offered>, Verdict> {
+    let mut all = BTreeMap::new();
+    for key in keys_of(&binding.spec.credential.source) {
+        let name = key.name.as_str();
+        match facts.secrets.get(name) {
+            Some(Ok(offered)) => drop(all.insert(name, offered)),
+            Some(Err(Refused { reason, message })) => return Err(refused(*reason, message.clone())),
+            None => return Err(waits(Reason::Progressing, format!("Secret {name} is being read"))),
+        }
+    }
+    if all.is_empty() {
+        return Err(refused(
+            Reason::NotImplemented,
+            "spec.credential.source: only secretRef, githubApp and awsSigV4 are implemented in this release",
+        ));
+    }
+    match facts.broken.get(&binding.name_any()) {
+        Some((at, Refused { reason, message })) if *at == version(&all) => Err(refused(*reason, message.clone())),
+        _ => Ok(all),
+    }
+}
+
+/// Changes with any of the Secrets.
+fn version(offered: &BTreeMap<&str, &Offered>) -> String {
+    let versions: Vec<&str> = offered.values().map(|offered| offered.version.as_str()).collect();
+    versions.join(" ")
 }
 
 /// An App's key signs what is sent to GitHub: its owner has to offer it to that host as well.
-fn check_minting_host(facts: &Facts<'_>, binding: &CredentialBinding, offered: &Offered) -> Result<(), Verdict> {
+fn check_minting_host(
+    facts: &Facts<'_>,
+    binding: &CredentialBinding,
+    offered: &BTreeMap<&str, &Offered>,
+) -> Result<(), Verdict> {
     let minted = binding.spec.credential.source.github_app.is_some();
-    if !minted || offered.hosts.iter().any(|host| host_covers(host, facts.github_host)) {
+    let mut hosts = offered.values().flat_map(|offered| &offered.hosts);
+    if !minted || hosts.any(|host| host_covers(host, facts.github_host)) {
         return Ok(());
     }
     let message = format!("the Secret with the App's key isn't offered to {}", facts.github_host);

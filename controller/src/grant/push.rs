@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use berth_protocol::control::{CredentialValue, Grants, Prolong, to_sidecar::Message};
+use berth_crds::{AwsSigV4, KeyRef};
+use berth_protocol::control::{AwsIdentity, CredentialValue, Grants, Prolong, to_sidecar::Message};
 use jiff::Timestamp;
 use kube::Client;
-use secrecy::{ExposeSecret, SecretSlice};
+use secrecy::ExposeSecret;
 
 use super::github::Token;
+use super::kind::{Content, Material};
 use super::offer::{Credential, Offer, ValueSource};
 use super::secrets::{self, ValueError};
 use crate::context::Context;
@@ -20,8 +22,8 @@ use crate::telemetry::chain;
 pub struct Pushed {
     /// When the lease has to be prolonged; `None` for a pod without a stream, which pokes when it is back.
     pub again: Option<Duration>,
-    /// Values that couldn't be had, by `name/key` of the Secret.
-    pub failed: BTreeMap<String, ValueError>,
+    /// Values that couldn't be had, by binding, with the version of its Secrets.
+    pub failed: BTreeMap<String, (String, ValueError)>,
     /// Whether what the session may use has changed.
     pub changed: bool,
 }
@@ -31,7 +33,7 @@ pub struct Values<'a> {
     client: &'a Client,
     namespace: &'a str,
     tokens: &'a BTreeMap<String, Token>,
-    read: BTreeMap<String, SecretSlice<u8>>,
+    read: BTreeMap<String, Content>,
 }
 
 impl<'a> Values<'a> {
@@ -50,26 +52,52 @@ impl<'a> Values<'a> {
         self.tokens
     }
 
-    /// The value itself, from where it comes; with an error comes the Secret's `name/key`.
-    async fn read(&mut self, source: &ValueSource) -> Result<Option<Vec<u8>>, (String, ValueError)> {
-        let key = match source {
-            ValueSource::Secret(key) => key,
+    /// The value itself, from where it comes; none for a token that isn't there.
+    async fn read(&mut self, source: &ValueSource) -> Result<Option<Material>, ValueError> {
+        match source {
+            ValueSource::Secret(key, hosts) => {
+                let material = self.content(&key.name).await?.material(&key.key, hosts);
+                material.map(Some).map_err(|why| secrets::unusable(&key.name, why))
+            }
+            ValueSource::Aws(aws) => self.aws(aws).await.map(Some),
             ValueSource::Minted(binding) => {
                 let token = self.tokens.get(binding);
-                return Ok(token.map(|token| token.value.expose_secret().as_bytes().to_vec()));
+                Ok(token.map(|token| Material {
+                    secret: token.value.expose_secret().as_bytes().to_vec(),
+                    ..Material::default()
+                }))
             }
+        }
+    }
+
+    async fn aws(&mut self, aws: &AwsSigV4) -> Result<Material, ValueError> {
+        let access_key_id = self.text(&aws.access_key_ref).await?;
+        let session_token = match &aws.session_token_ref {
+            Some(key) => self.text(key).await?.into_bytes(),
+            None => Vec::new(),
         };
-        let at = format!("{}/{}", key.name, key.key);
-        if let Some(value) = self.read.get(&at) {
-            return Ok(Some(value.expose_secret().to_vec()));
+        Ok(Material {
+            secret: self.text(&aws.secret_key_ref).await?.into_bytes(),
+            username: None,
+            aws: Some(AwsIdentity {
+                access_key_id,
+                session_token,
+            }),
+        })
+    }
+
+    async fn text(&mut self, key: &KeyRef) -> Result<String, ValueError> {
+        let text = self.content(&key.name).await?.text(&key.key);
+        text.map(str::to_owned).map_err(|why| secrets::unusable(&key.name, why))
+    }
+
+    /// A Secret, read once in a pass: its values belong together.
+    async fn content(&mut self, name: &str) -> Result<&Content, ValueError> {
+        if !self.read.contains_key(name) {
+            let content = secrets::read(self.client, self.namespace, name).await?;
+            self.read.insert(name.to_owned(), content);
         }
-        match secrets::value(self.client, self.namespace, &key.name, &key.key).await {
-            Ok(value) => {
-                self.read.insert(at, SecretSlice::from(value.clone()));
-                Ok(Some(value))
-            }
-            Err(error) => Err((at, error)),
-        }
+        Ok(&self.read[name])
     }
 }
 
@@ -149,9 +177,12 @@ async fn grant(
     let mut values = Vec::new();
     for credential in &offer.credentials {
         match known.read(&credential.value).await {
-            Ok(Some(secret)) => values.push(value(credential, secret, context.clock.now())),
+            Ok(Some(material)) => values.push(value(credential, material, context.clock.now())),
             Ok(None) => {} // its binding has changed; the next pass mints
-            Err((key, error)) => drop(pushed.failed.insert(key, error)),
+            Err(error) => {
+                let of = (credential.version.clone(), error);
+                pushed.failed.insert(credential.binding.clone(), of);
+            }
         }
     }
     let Ok(policy) = serde_json::to_vec(&offer.policy) else {
@@ -185,25 +216,19 @@ async fn grant(
     pushed
 }
 
-fn value(credential: &Credential, secret: Vec<u8>, now: Timestamp) -> CredentialValue {
+fn value(credential: &Credential, material: Material, now: Timestamp) -> CredentialValue {
     let left = credential
         .expires
         .map(|expires| Duration::try_from(expires.duration_since(now)).unwrap_or_default());
     CredentialValue {
         credential: credential.name.clone(),
-        secret: trimmed(secret),
+        secret: material.secret,
         grant: credential.fingerprint.clone(),
         // 0 would mean "no end".
         remaining_ms: left.map_or(0, |left| milliseconds(left).max(1)),
+        aws: material.aws,
+        username: material.username.unwrap_or_default(),
     }
-}
-
-/// `kubectl create secret --from-file` keeps the line end of the file.
-fn trimmed(mut secret: Vec<u8>) -> Vec<u8> {
-    while secret.last().is_some_and(|byte| matches!(byte, b'\n' | b'\r')) {
-        secret.pop();
-    }
-    secret
 }
 
 fn milliseconds(duration: Duration) -> u64 {

@@ -4,14 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use berth_crds::{AgentPool, CredentialBinding, CredentialBindingStatus, GitHubApp, label};
+use berth_crds::{AgentPool, CredentialBinding, CredentialBindingStatus, GitHubApp, Reason, label};
 use jiff::Timestamp;
 use kube::api::{Api, PostParams};
 use kube::{Client, Resource, ResourceExt};
 use secrecy::SecretString;
 
-use super::decide::{Decisions, Facts, Refused, SessionFacts, Verdict, decide, key_of};
+use super::decide::{Decisions, Facts, Refused, SessionFacts, Verdict, decide};
 use super::github::{AHEAD, Token};
+use super::kind::keys_of;
 use super::permit::Matching;
 use super::push::Values;
 use super::tip::SourceTip;
@@ -143,20 +144,17 @@ fn decided(
 ) -> Decisions {
     let references = bindings
         .iter()
-        .filter_map(|binding| key_of(&binding.spec.credential.source));
-    let names: BTreeSet<String> = references.clone().map(|key| key.name.clone()).collect();
+        .flat_map(|binding| keys_of(&binding.spec.credential.source));
+    let names: BTreeSet<String> = references.map(|key| key.name.clone()).collect();
     context.secrets.watch(namespace, &names, client, &context.queues.grants);
-    let state = |key: &berth_crds::KeyRef| {
+    let state = |secret: &String| {
         let name = Name {
             namespace: namespace.to_owned(),
-            name: key.name.clone(),
+            name: secret.clone(),
         };
-        Some((
-            format!("{}/{}", key.name, key.key),
-            context.secrets.state(&name, &key.key)?,
-        ))
+        Some((secret.clone(), context.secrets.state(&name)?))
     };
-    let secrets: BTreeMap<String, Result<_, Refused>> = references.filter_map(state).collect();
+    let secrets: BTreeMap<String, Result<_, Refused>> = names.iter().filter_map(state).collect();
     let policies = context.caches.policies.state();
     let sessions: Vec<SessionFacts> = bound.iter().map(|bound| bound.facts.clone()).collect();
     decide(&Facts {
@@ -167,6 +165,7 @@ fn decided(
         policies: &policies,
         tips: &tip::tips(bindings, sources),
         secrets: &secrets,
+        broken: &context.secrets.broken_in(namespace),
         sessions: &sessions,
         github_host: context.github.host(),
     })
@@ -197,10 +196,13 @@ async fn push_one(
         return None;
     }
     let pushed = push::push(context, (&bound.pod_uid, &bound.link), (&offer, values), lease).await;
-    for (key, error) in pushed.failed {
-        context
-            .secrets
-            .broken(&bound.link.session.namespace, &key, chain(&error), None);
+    for (binding, (version, error)) in pushed.failed {
+        let refused = Refused {
+            reason: error.reason(),
+            message: chain(&error),
+        };
+        let binding = bound.link.session.beside(&binding);
+        context.secrets.broken(binding, version, refused, None);
         context.queues.grants.poke(bound.link.session.namespace.clone());
     }
     if pushed.changed {
@@ -279,8 +281,13 @@ async fn mint(context: Arc<Context>, client: Client, (binding, version): (Name, 
             error = why,
             "no token"
         );
-        let at = format!("{}/{}", key.name, key.key);
-        context.secrets.broken(&binding.namespace, &at, why, Some(MINT_AGAIN));
+        let refused = Refused {
+            reason: Reason::SecretNotFound,
+            message: why,
+        };
+        context
+            .secrets
+            .broken(binding.clone(), version.clone(), refused, Some(MINT_AGAIN));
         context.queues.grants.poke_after(binding.namespace.clone(), MINT_AGAIN);
     }
     context.github.ends(&binding);

@@ -1,7 +1,7 @@
 //! IO: Secrets that bindings name. Each is watched by itself and without its values, as its namespace's ServiceAccount
 //! `berth-credentials`, so that a Role with `resourceNames` suffices; values are read when they are pushed, and dropped.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,9 +13,11 @@ use kube::api::{Api, ObjectMeta, PartialObjectMeta};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, ResourceExt};
 use parking_lot::Mutex;
+use secrecy::SecretSlice;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::decide::{Offered, Refused};
+use super::kind::{Content, Unusable};
 use crate::watch::Name;
 use crate::work::Pokes;
 
@@ -23,28 +25,23 @@ use crate::work::Pokes;
 #[derive(Clone, Default)]
 pub struct Secrets {
     watched: Arc<Mutex<HashMap<Name, Watched>>>,
-    /// Keys that couldn't be read of a version, by namespace and `name/key`.
-    broken: Arc<Mutex<HashMap<(String, String), Broken>>>,
+    /// Bindings whose value couldn't be had of a version.
+    broken: Arc<Mutex<HashMap<Name, Broken>>>,
 }
 
 /// A value that couldn't be had.
+#[derive(Clone)]
 struct Broken {
-    /// Of the Secret then.
+    /// Of its Secrets then.
     version: String,
-    message: String,
-    /// When it is tried again although the Secret is the same.
+    refused: Refused,
+    /// When it is tried again although they are the same.
     until: Option<Instant>,
 }
 
 struct Watched {
     state: Arc<Mutex<Option<Result<Offered, Refused>>>>,
     _task: AbortOnDropHandle<()>,
-}
-
-impl Broken {
-    fn is_of(&self, offered: &Offered) -> bool {
-        self.version == offered.version && self.until.is_none_or(|until| Instant::now() < until)
-    }
 }
 
 /// A value that can't be had.
@@ -64,8 +61,18 @@ pub enum ValueError {
         /// Which.
         name: String,
         /// Why.
-        why: String,
+        why: Unusable,
     },
+}
+
+impl ValueError {
+    /// Why, for programs.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Read { .. } => Reason::SecretNotFound,
+            Self::Unusable { why, .. } => why.reason,
+        }
+    }
 }
 
 impl Secrets {
@@ -84,48 +91,40 @@ impl Secrets {
         }
     }
 
-    /// What is known of a key of a Secret; `None` before its watch has said anything.
-    pub fn state(&self, name: &Name, key: &str) -> Option<Result<Offered, Refused>> {
-        let state = self.watched.lock().get(name)?.state.lock().clone()?;
-        let Ok(offered) = &state else { return Some(state) };
-        let at = (name.namespace.clone(), format!("{}/{key}", name.name));
-        let broken = self.broken.lock();
-        Some(match broken.get(&at).filter(|broken| broken.is_of(offered)) {
-            Some(broken) => Err(Refused {
-                reason: Reason::SecretNotFound,
-                message: broken.message.clone(),
-            }),
-            None => state,
-        })
+    /// What is known of a Secret; `None` before its watch has said anything.
+    pub fn state(&self, name: &Name) -> Option<Result<Offered, Refused>> {
+        self.watched.lock().get(name)?.state.lock().clone()
     }
 
-    /// A value couldn't be had; it is tried again when the Secret changes, or after a while.
-    pub fn broken(&self, namespace: &str, at: &str, message: String, again: Option<Duration>) {
-        let name = at.split_once('/').map_or(at, |(name, _)| name);
-        let watched = Name {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
+    /// The value of a binding couldn't be had of its Secrets in this version; it is tried again when one changes, or
+    /// after a while.
+    pub fn broken(&self, binding: Name, version: String, refused: Refused, again: Option<Duration>) {
+        let until = again.map(|again| Instant::now() + again);
+        let broken = Broken {
+            version,
+            refused,
+            until,
         };
-        let state = self
-            .watched
-            .lock()
-            .get(&watched)
-            .and_then(|watched| watched.state.lock().clone());
-        if let Some(Ok(offered)) = state {
-            let at = (namespace.to_owned(), at.to_owned());
-            let broken = Broken {
-                version: offered.version,
-                message,
-                until: again.map(|again| Instant::now() + again),
-            };
-            self.broken.lock().insert(at, broken);
-        }
+        self.broken.lock().insert(binding, broken);
+    }
+
+    /// The bindings of a namespace whose value can't be had, with the version of their Secrets for which that holds.
+    pub fn broken_in(&self, namespace: &str) -> BTreeMap<String, (String, Refused)> {
+        let now = Instant::now();
+        let mut broken = self.broken.lock();
+        broken.retain(|_, broken| broken.until.is_none_or(|until| now < until));
+        let here = broken.iter().filter(|(binding, _)| binding.namespace == namespace);
+        here.map(|(binding, broken)| {
+            let Broken { version, refused, .. } = broken.clone();
+            (binding.name.clone(), (version, refused))
+        })
+        .collect()
     }
 
     /// Nothing of the namespace is in use any more.
     pub fn forget(&self, namespace: &str) {
         self.watched.lock().retain(|name, _| name.namespace != namespace);
-        self.broken.lock().retain(|(of, _), _| of != namespace);
+        self.broken.lock().retain(|binding, _| binding.namespace != namespace);
     }
 }
 
@@ -224,27 +223,42 @@ fn version(metadata: &ObjectMeta) -> String {
     format!("{uid}/{version}")
 }
 
-/// Reads one value, to be pushed and dropped.
-pub async fn value(client: &Client, namespace: &str, name: &str, key: &str) -> Result<Vec<u8>, ValueError> {
+/// Reads a Secret, to be pushed from and dropped.
+pub async fn read(client: &Client, namespace: &str, name: &str) -> Result<Content, ValueError> {
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let secret = api.get(name).await.map_err(|source| ValueError::Read {
         name: name.to_owned(),
         source: Box::new(source),
     })?;
-    let unusable = |why: String| ValueError::Unusable {
+    let kind = secret.type_.unwrap_or_else(|| "Opaque".to_owned());
+    if NEVER.iter().any(|never| kind.starts_with(never)) {
+        let why = Unusable {
+            reason: Reason::SecretInvalid,
+            message: format!("is of type {kind}, which is never a session's credential"),
+        };
+        return Err(unusable(name, why));
+    }
+    let data = secret.data.unwrap_or_default().into_iter();
+    let data = data.map(|(key, value)| (key, SecretSlice::from(value.0)));
+    Ok(Content {
+        kind,
+        data: data.collect(),
+    })
+}
+
+/// Reads one value.
+pub async fn value(client: &Client, namespace: &str, name: &str, key: &str) -> Result<Vec<u8>, ValueError> {
+    let content = read(client, namespace, name).await?;
+    let value = content.value(key).map(<[u8]>::to_vec);
+    value.map_err(|why| unusable(name, why))
+}
+
+/// What is wrong with a Secret of this name.
+pub fn unusable(name: &str, why: Unusable) -> ValueError {
+    ValueError::Unusable {
         name: name.to_owned(),
         why,
-    };
-    let kind = secret.type_.as_deref().unwrap_or("Opaque");
-    if NEVER.iter().any(|never| kind.starts_with(never)) {
-        return Err(unusable(format!(
-            "is of type {kind}, which is never a session's credential"
-        )));
     }
-    let value = secret.data.and_then(|mut data| data.remove(key));
-    value
-        .map(|value| value.0)
-        .ok_or_else(|| unusable(format!("has no key {key}")))
 }
 
 /// DESIGN §9.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::HeaderName;
 use http::header::AUTHORIZATION;
 
-use super::{Request, Surface};
+use super::{Request, Surface, aws};
 use crate::path::Query;
 use crate::rules::route::SurfaceRule;
 use crate::stubs::{StubId, Stubs, decode_base64};
@@ -32,15 +32,15 @@ pub(super) struct Sighting {
     pub(super) stub: StubId,
     pub(super) place: Place,
     /// Which value of a header, or where in the query.
-    at: usize,
+    pub(super) at: usize,
 }
 
 /// A surface that holds its stub, or needs none.
 #[derive(Clone, Debug)]
 pub(super) struct Held {
     pub(super) surface: Surface,
-    /// None for a body and a certificate, where no stub is seen.
-    pub(super) sighting: Option<Sighting>,
+    /// Where its stub is: none for a body and a certificate, two for a key of AWS that comes with a token.
+    pub(super) sightings: Vec<Sighting>,
 }
 
 /// Everything in the request that holds a stub in any spelling.
@@ -108,6 +108,7 @@ pub(super) fn find(rule: &SurfaceRule, id: StubId, stub: &str, request: &Request
         }
         SurfaceRule::Body { name } => Some(unseen(Surface::Body { name: Arc::clone(name) })),
         SurfaceRule::ClientCertificate => Some(unseen(Surface::ClientCertificate)),
+        SurfaceRule::AwsSigV4(rule) => aws::find(rule, id, stub, request),
     }
 }
 
@@ -115,7 +116,7 @@ pub(super) fn find(rule: &SurfaceRule, id: StubId, stub: &str, request: &Request
 pub(super) fn of(rule: &SurfaceRule) -> Option<Place> {
     match rule {
         SurfaceRule::Header { name, .. } => Some(Place::Header(name.clone())),
-        SurfaceRule::Basic { .. } => Some(Place::Header(AUTHORIZATION)),
+        SurfaceRule::Basic { .. } | SurfaceRule::AwsSigV4(_) => Some(Place::Header(AUTHORIZATION)),
         SurfaceRule::Query { name } => Some(Place::Parameter(Arc::clone(name))),
         SurfaceRule::Body { .. } | SurfaceRule::ClientCertificate => None,
     }
@@ -133,14 +134,14 @@ pub(super) fn count(place: &Place, request: &Request<'_>) -> usize {
 fn seen(surface: Surface, stub: StubId, place: Place, at: usize) -> Held {
     Held {
         surface,
-        sighting: Some(Sighting { stub, place, at }),
+        sightings: vec![Sighting { stub, place, at }],
     }
 }
 
 fn unseen(surface: Surface) -> Held {
     Held {
         surface,
-        sighting: None,
+        sightings: Vec::new(),
     }
 }
 

@@ -17,6 +17,7 @@ struct World {
     policies: Vec<GrantPolicy>,
     tips: BTreeMap<String, Tip>,
     secrets: BTreeMap<String, Result<Offered, Refused>>,
+    broken: BTreeMap<String, (String, Refused)>,
     session: AgentSession,
     confinement: Confinement,
     from_git: bool,
@@ -33,6 +34,7 @@ impl World {
             policies: Vec::new(),
             tips: BTreeMap::new(),
             secrets: BTreeMap::new(),
+            broken: BTreeMap::new(),
             session,
             confinement: Confinement::Fence,
             from_git: false,
@@ -42,7 +44,7 @@ impl World {
         world.policy(json!({"allow": [{"name": "a", "hosts": ["api.example.com"]}]}));
         world
             .secrets
-            .insert("forge/token".to_owned(), Ok(offered(&["*.example.com"])));
+            .insert("forge".to_owned(), Ok(offered(&["*.example.com"])));
         world
     }
 
@@ -82,6 +84,7 @@ impl World {
             policies: &policies,
             tips: &self.tips,
             secrets: &self.secrets,
+            broken: &self.broken,
             sessions: &[SessionFacts {
                 session: Arc::new(self.session.clone()),
                 confinement: self.confinement,
@@ -136,9 +139,7 @@ fn tip(tip: Option<Tip>) -> World {
 fn secret(state: Option<Result<Offered, Refused>>) -> World {
     changed(|world| {
         world.secrets.clear();
-        world
-            .secrets
-            .extend(state.map(|state| ("forge/token".to_owned(), state)));
+        world.secrets.extend(state.map(|state| ("forge".to_owned(), state)));
     })
 }
 
@@ -288,7 +289,7 @@ fn of_two_values_for_one_name_the_older_binding_wins() {
         world.bind("a", "other", 20);
         world
             .secrets
-            .insert("other/token".to_owned(), Ok(offered(&["*.example.com"])));
+            .insert("other".to_owned(), Ok(offered(&["*.example.com"])));
     });
     assert_eq!(world.held(), ["b"]);
     let Verdict::Inactive { reason, message, .. } = &world.decide().bindings["a"] else {
@@ -326,4 +327,76 @@ fn words_change_no_fingerprint_and_everything_else_does() {
         fingerprint(|binding| binding.metadata.namespace = Some("team-b".to_owned())),
         base
     );
+}
+
+/// The binding signs for AWS, with a key of which the id is in another Secret.
+fn aws(change: impl FnOnce(&mut World)) -> World {
+    changed(|world| {
+        let source = json!({"awsSigV4": {
+            "accessKeyRef": {"name": "ids", "key": "id"}, "secretKeyRef": {"name": "forge", "key": "token"},
+            "region": "eu-west-1", "services": ["s3"],
+        }});
+        world.bindings[0].spec.credential.source = serde_json::from_value(source).unwrap();
+        world
+            .secrets
+            .insert("ids".to_owned(), Ok(offered(&["api.example.com"])));
+        change(world);
+    })
+}
+
+#[test]
+fn an_aws_key_needs_both_of_its_secrets_offered() {
+    let world = aws(|_| {});
+    assert_eq!(world.held(), ["b"]);
+    let Verdict::Active(active) = &world.decide().bindings["b"] else {
+        panic!("not active")
+    };
+    assert_eq!(active.version, "1 1");
+    let refusal = Refused {
+        reason: Reason::SecretNotOffered,
+        message: "Secret ids isn't offered".to_owned(),
+    };
+    let with = |state: Result<Offered, Refused>| {
+        aws(|world| {
+            world.secrets.insert("ids".to_owned(), state);
+        })
+    };
+    let sources =
+        json!({"allow": [{"name": "a", "hosts": ["api.example.com"], "sources": {"secrets": ["forge/token"]}}]});
+    let half = aws(|world| {
+        world.policies.clear();
+        world.policy(sources);
+    });
+    denies(vec![
+        (
+            "one isn't read yet",
+            aws(|world| drop(world.secrets.remove("ids"))),
+            Reason::Progressing,
+        ),
+        ("one isn't offered", with(Err(refusal)), Reason::SecretNotOffered),
+        (
+            "one is offered elsewhere",
+            with(Ok(offered(&["other.example.com"]))),
+            Reason::HostNotOffered,
+        ),
+        ("a policy permits one", half, Reason::NotPermitted),
+    ]);
+}
+
+#[test]
+fn a_value_that_cannot_be_had_is_told_until_its_secret_changes() {
+    let broken = |version: &str| {
+        let refused = Refused {
+            reason: Reason::SecretInvalid,
+            message: "Secret forge isn't a docker configuration".to_owned(),
+        };
+        changed(|world| drop(world.broken.insert("b".to_owned(), (version.to_owned(), refused))))
+    };
+    denies(vec![("the same Secret", broken("1"), Reason::SecretInvalid)]);
+    assert_eq!(broken("0").held(), ["b"], "the Secret has changed since");
+    let other = changed(|world| {
+        let (_, refused) = broken("1").broken.remove("b").unwrap();
+        world.broken.insert("another".to_owned(), ("1".to_owned(), refused));
+    });
+    assert_eq!(other.held(), ["b"], "another binding's trouble");
 }

@@ -60,11 +60,11 @@ fn path() -> OsString {
 }
 
 #[expect(clippy::print_stderr, reason = "a test that is left out says so")]
-fn skip(program: &str) {
+pub(crate) fn skip(program: &str) {
     eprintln!("skipped: {program} isn't on this machine");
 }
 
-fn text(output: &Output) -> String {
+pub(crate) fn text(output: &Output) -> String {
     format!(
         "{}{}",
         String::from_utf8_lossy(&output.stdout),

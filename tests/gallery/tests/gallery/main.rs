@@ -3,6 +3,8 @@
 #![cfg(test)]
 
 mod authority;
+mod aws;
+mod aws_sdk;
 mod clients;
 mod exchange;
 mod git_push;

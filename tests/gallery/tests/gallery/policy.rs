@@ -10,7 +10,7 @@ use berth_gallery::origin::{Authority, Origin};
 use berth_gallery::policy::{self, HOST, SECRET, STUB};
 use berth_gallery::scene::Scene;
 use berth_sidecar::clock::Boottime;
-use berth_sidecar::vault::{Offer, Value};
+use berth_sidecar::vault::{Identity, Offer, Value};
 use bytes::Bytes;
 use http::Request;
 use http::header::AUTHORIZATION;
@@ -82,6 +82,7 @@ impl End {
 fn offer(policy: &serde_json::Value, lease: Option<Boottime>) -> Result<Offer> {
     let value = Value {
         secret: SecretString::from(SECRET),
+        identity: Identity::None,
         grant: Arc::from("fake-grant"),
         until: None,
     };
