@@ -26,6 +26,9 @@ pub enum Command {
     Run(Box<Run>),
     /// Bring the database's schema up to date, as its owner.
     Migrate(Migrate),
+    /// Vet a commit as a GitSource would read it, without a cluster; for the CI of a team's repository. Exit code 0:
+    /// nothing is wrong; 1: something is; 2: it can't be read.
+    Check(Check),
     /// Fetch one source: a request on standard input, an answer on standard output. Started by `run`.
     Fetch,
 }
@@ -48,6 +51,29 @@ pub enum LogFormat {
     Json,
     /// For people.
     Pretty,
+}
+
+/// `check`.
+#[derive(Clone, Debug, Args)]
+pub struct Check {
+    /// The repository, or a folder within it.
+    #[arg(default_value = ".")]
+    pub repository: PathBuf,
+    /// What is vetted.
+    #[arg(long, default_value = "HEAD")]
+    pub revision: String,
+    /// What the grants are compared with, such as `origin/main`.
+    #[arg(long)]
+    pub base: Option<String>,
+    /// Namespace of the GitSource.
+    #[arg(long, default_value = "default")]
+    pub namespace: String,
+    /// As `spec.include` of the GitSource. Repeatable.
+    #[arg(long)]
+    pub include: Vec<String>,
+    /// As `spec.exclude` of the GitSource. Repeatable.
+    #[arg(long)]
+    pub exclude: Vec<String>,
 }
 
 /// `run`.
@@ -84,6 +110,18 @@ pub struct Run {
     /// File with certificates (PEM) that it is verified by besides the public ones.
     #[arg(long, env = "BERTH_GITHUB_CA")]
     pub github_ca: Option<PathBuf>,
+    /// File that describes the forges whose word counts as evidence (JSON; the chart writes it).
+    #[arg(long, env = "BERTH_FORGES")]
+    pub forges: Option<PathBuf>,
+    /// File with people's SSH keys, in the format of allowed signers (ssh-keygen(1)).
+    #[arg(long, env = "BERTH_SIGNERS")]
+    pub signers: Option<PathBuf>,
+    /// File with certificates (PEM) that token endpoints are verified by besides the public ones. Repeatable.
+    #[arg(long, env = "BERTH_TOKEN_CA", value_delimiter = ',')]
+    pub token_ca: Vec<PathBuf>,
+    /// Network that token endpoints may be in although it isn't public. Repeatable.
+    #[arg(long, env = "BERTH_TOKEN_NETWORKS", value_delimiter = ',')]
+    pub token_networks: Vec<ipnet::IpNet>,
     /// PostgreSQL of the record; without it no record is kept.
     #[arg(long, env = "BERTH_DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<String>,

@@ -2,16 +2,20 @@
 
 use std::sync::Arc;
 
-use berth_crds::AgentSession;
+use berth_crds::{AgentSession, CredentialBinding, GrantPolicy};
 use jiff::Timestamp;
 use kube::Client;
+use tokio::sync::watch;
 
 use crate::control::identity::Prover;
 use crate::control::registry::Registry;
 use crate::control::session_link::SessionsOnPods;
+use crate::control::tls::Material;
 use crate::events::Events;
 use crate::git::reconcile::Sources;
+use crate::grant::evidence::ask::Evidence;
 use crate::grant::github::GitHub;
+use crate::grant::oauth2::OAuth2;
 use crate::grant::offer::InstallKey;
 use crate::grant::secrets::Secrets;
 use crate::lease::Leadership;
@@ -19,7 +23,6 @@ use crate::metrics::Metrics;
 use crate::pool::reconcile::Pools;
 use crate::session::given_back::GivenBack;
 use crate::session::runs::Runs;
-use crate::session::written::Written;
 use crate::settings::Settings;
 use crate::store::events::EventWriter;
 use crate::store::revision::RevisionRow;
@@ -27,6 +30,7 @@ use crate::store::session::SessionRow;
 use crate::store::uses::UseWriter;
 use crate::store::writer::ProjectionWriter;
 use crate::watch::{Caches, Queues};
+use crate::written::Written;
 
 /// What the reconcilers share.
 pub struct Context {
@@ -47,7 +51,11 @@ pub struct Context {
     /// What is remembered of pools.
     pub pools: Pools,
     /// Sessions as just written.
-    pub written: Written,
+    pub written: Written<AgentSession>,
+    /// Bindings as just written.
+    pub written_bindings: Written<CredentialBinding>,
+    /// Policies as just written.
+    pub written_policies: Written<GrantPolicy>,
     /// Claims as just given back.
     pub given_back: GivenBack,
     /// What is remembered of sources.
@@ -60,6 +68,10 @@ pub struct Context {
     pub secrets: Secrets,
     /// Tokens of GitHub Apps.
     pub github: GitHub,
+    /// What is known of evidence.
+    pub evidence: Evidence,
+    /// Tokens of OAuth 2.0 clients.
+    pub oauth2: OAuth2,
     /// Key of this install.
     pub install_key: InstallKey,
     /// Uses of credentials for Postgres.
@@ -74,8 +86,8 @@ pub struct Context {
     pub leadership: Leadership,
     /// The clock.
     pub clock: Clock,
-    /// CA bundle that pods verify the control stream with.
-    pub ca_bundle: String,
+    /// Certificates of the control stream.
+    pub material: watch::Receiver<Arc<Material>>,
     /// Since when this leader serves.
     pub serving_since: Timestamp,
 }
@@ -95,6 +107,11 @@ impl Context {
         }
     }
 
+    /// CA bundle that pods verify the control stream with, PEM.
+    pub fn ca_bundle(&self) -> String {
+        self.material.borrow().ca.clone()
+    }
+
     /// Since when this leader serves streams.
     pub fn serving_since(&self) -> Timestamp {
         self.serving_since
@@ -106,7 +123,7 @@ impl Context {
     }
 
     /// Changes whenever events may have become acknowledgeable.
-    pub fn projection_commits(&self) -> tokio::sync::watch::Receiver<()> {
+    pub fn projection_commits(&self) -> watch::Receiver<()> {
         self.event_writer.commits()
     }
 

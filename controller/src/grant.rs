@@ -1,14 +1,20 @@
 //! BINDINGS ∩ POLICIES ∩ GIT ∩ OFFERS → GRANTS → SIDECARS. One pass looks at one namespace: what holds is decided by
-//! [`decide`], pure; what a session's sidecar is to hold by [`offer`], pure; [`reconcile`] watches Secrets
-//! ([`secrets`]), pushes what has changed ([`push`]), and writes the statuses ([`status`]). [`policy`] says what this
-//! release makes of a GrantPolicy.
+//! [`decide`], pure, with what is proven of each binding ([`approve`], [`evidence`]); what a session's sidecar is to hold
+//! by [`offer`], pure; [`reconcile`] watches Secrets ([`secrets`]), pushes what has changed ([`push`]), and writes the
+//! statuses ([`status`]). [`policy`] says what this release makes of a GrantPolicy.
 //!
 //! Nothing of it stands in Postgres, and a value passes through a push and nowhere else.
 
 pub mod reconcile;
 
 pub mod decide;
+
+pub mod approve;
+pub mod evidence;
+pub mod fingerprint;
 pub mod permit;
+pub mod select;
+pub mod vet;
 
 pub mod tip;
 
@@ -18,8 +24,11 @@ pub mod kind;
 
 pub mod github;
 
+pub mod oauth2;
+
 pub mod offer;
 pub mod push;
+pub mod tracked;
 
 pub mod policy;
 pub mod status;

@@ -1,7 +1,8 @@
 //! git → session → sandbox → grant → store → http: the controller, in the data's order.
 //!
 //! [`git`] turns commits into objects, [`pool`] turns pools into warm sandboxes, [`session`] binds sessions to them
-//! over [`control`] streams, [`grant`] says what bindings and policies do, [`store`] keeps the record, [`http`] answers
+//! over [`control`] streams, [`grant`] says what bindings and policies do, with evidence
+//! from [`forge`]s, [`store`] keeps the record, [`http`] answers
 //! people and forges. [`run`] wires it.
 
 pub mod git;
@@ -14,6 +15,8 @@ pub mod sandbox;
 
 pub mod control;
 
+pub mod forge;
+
 pub mod grant;
 
 pub mod store;
@@ -21,6 +24,7 @@ pub mod store;
 pub mod http;
 
 pub mod answer;
+pub mod check;
 pub mod cli;
 pub mod context;
 pub mod events;
@@ -31,3 +35,4 @@ pub mod settings;
 pub mod telemetry;
 pub mod watch;
 pub mod work;
+pub mod written;

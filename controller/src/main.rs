@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use berth_controller::cli::{Cli, Command};
-use berth_controller::{git, run, store, telemetry};
+use berth_controller::cli::{Check, Cli, Command};
+use berth_controller::{check, git, run, store, telemetry};
 use clap::Parser;
 
 fn main() -> ExitCode {
@@ -17,12 +17,27 @@ fn main() -> ExitCode {
         Command::Run(args) => block_on(run::run(*args)),
         Command::Migrate(args) => block_on(migrate(args.database_url)),
         Command::Fetch => return git::child::run(),
+        Command::Check(args) => return check(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(error = format!("{error:#}"), "stopped");
             ExitCode::FAILURE
+        }
+    }
+}
+
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "a command for people")]
+fn check(args: &Check) -> ExitCode {
+    match check::check(args) {
+        Ok(report) => {
+            println!("{report}");
+            ExitCode::from(u8::from(!report.errors.is_empty()))
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::from(2)
         }
     }
 }

@@ -2,10 +2,16 @@
 //!
 //! A replica that loses the Lease ends its process: nothing of a former leader is left to act (DESIGN §2).
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use berth_egress::address::Vetting;
+use berth_outbound::dial::Dialer;
+use berth_outbound::post::Caller;
+use berth_outbound::resolve::Resolver;
+use berth_outbound::tls::UpstreamTls;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams, Patch, PatchParams};
@@ -28,14 +34,16 @@ use crate::control::server::ControlService;
 use crate::control::session_link::SessionsOnPods;
 use crate::control::tls::{self, Material};
 use crate::events::{self, Events};
+use crate::forge::config::Forges;
 use crate::git::reconcile::Sources;
+use crate::grant::evidence::ask::Evidence;
 use crate::grant::github::GitHub;
+use crate::grant::oauth2::OAuth2;
 use crate::grant::secrets::Secrets;
 use crate::lease::{Elector, Leadership};
 use crate::metrics::Metrics;
 use crate::session::given_back::GivenBack;
 use crate::session::runs::Runs;
-use crate::session::written::Written;
 use crate::settings::{Deadlines, Settings};
 use crate::store::events::{EventQueue, EventWriter};
 use crate::store::session::SessionRow;
@@ -43,6 +51,7 @@ use crate::store::uses::UseWriter;
 use crate::store::writer::ProjectionWriter;
 use crate::watch::{Caches, Name, Queues};
 use crate::work::Pokes;
+use crate::written::Written;
 use crate::{git, grant, http, pool, session, store, work};
 
 /// Runs until SIGTERM or the loss of the Lease.
@@ -50,7 +59,7 @@ pub async fn run(args: Run) -> anyhow::Result<()> {
     let config = Config::infer().await.context("failed to find the API server")?;
     let client = Client::try_from(config.clone()).context("failed to make a client of the API server")?;
     let now = Clock.now();
-    let material = tls::load(&client, &args.namespace, now).await?;
+    let material = watch::Sender::new(Arc::new(tls::load(&client, &args.namespace, now).await?));
     let (cancel, tracker) = (CancellationToken::new(), TaskTracker::new());
     tracker.spawn(cancel_at_signal(cancel.clone())?);
     let identity = format!("{}_{:08x}", args.pod_name, rand::random::<u32>());
@@ -68,9 +77,17 @@ pub async fn run(args: Run) -> anyhow::Result<()> {
         cancel,
         tracker,
     };
-    replica.listen(&material).await?;
+    replica.listen(material.subscribe()).await?;
     let caches = Caches::start(&replica.client, &replica.queues, &replica.tracker, &replica.cancel);
-    let led = replica.serve(elector, caches, &material).await;
+    let certificates = material.subscribe();
+    let kept = tls::keep(
+        replica.client.clone(),
+        replica.args.namespace.clone(),
+        material,
+        replica.cancel.clone(),
+    );
+    replica.tracker.spawn(kept);
+    let led = replica.serve(elector, caches, certificates).await;
     replica.cancel.cancel();
     // Streams hold the context, and what waits for its last user would wait for them.
     replica.context.send_replace(None);
@@ -98,7 +115,7 @@ struct Replica {
 
 impl Replica {
     /// Health, metrics and control streams answer on a standby too: each says what it is.
-    async fn listen(&mut self, material: &Material) -> anyhow::Result<()> {
+    async fn listen(&mut self, material: watch::Receiver<Arc<Material>>) -> anyhow::Result<()> {
         let Run {
             http_address,
             metrics_address,
@@ -125,17 +142,18 @@ impl Replica {
         self.tracker
             .spawn(http::serve(metrics, http::metrics(served), self.cancel.clone()));
         let service = ControlService::new(self.context.subscribe());
-        self.tracker.spawn(listen::serve(
-            control,
-            Arc::clone(&material.server),
-            service,
-            self.cancel.clone(),
-        ));
+        self.tracker
+            .spawn(listen::serve(control, material, service, self.cancel.clone()));
         Ok(())
     }
 
     /// Stands by, leads, and says why it ended.
-    async fn serve(&self, mut elector: Elector, caches: Arc<Caches>, material: &Material) -> anyhow::Result<()> {
+    async fn serve(
+        &self,
+        mut elector: Elector,
+        caches: Arc<Caches>,
+        material: watch::Receiver<Arc<Material>>,
+    ) -> anyhow::Result<()> {
         tokio::select! {
             () = self.cancel.cancelled() => return Ok(()),
             filled = caches.ready() => filled.context("a store was closed")?,
@@ -172,7 +190,7 @@ impl Replica {
         drop(tokio::time::timeout(DRAIN, self.tracker.wait()).await);
     }
 
-    async fn lead(&self, caches: Arc<Caches>, material: &Material) -> anyhow::Result<()> {
+    async fn lead(&self, caches: Arc<Caches>, material: watch::Receiver<Arc<Material>>) -> anyhow::Result<()> {
         let runs = Runs::default();
         let (event_writer, event_queue) = EventWriter::new(&runs);
         let (events, event_log) = Events::new(&self.args.pod_name);
@@ -187,9 +205,13 @@ impl Replica {
             pools: pool::reconcile::Pools::default(),
             sources: Sources::new(self.config.clone(), &self.args.cache_dir),
             written: Written::default(),
+            written_bindings: Written::default(),
+            written_policies: Written::default(),
             secrets: Secrets::default(),
             github: self.github()?,
-            install_key: material.install_key.clone(),
+            install_key: material.borrow().install_key.clone(),
+            evidence: self.evidence()?,
+            oauth2: self.oauth2()?,
             uses: UseWriter::new(self.leadership.epoch(), self.database.is_some()),
             given_back: GivenBack::default(),
             projection: ProjectionWriter::default(),
@@ -199,13 +221,15 @@ impl Replica {
             settings: self.settings(),
             leadership: self.leadership.clone(),
             clock: Clock,
-            ca_bundle: material.ca.clone(),
+            material: material.clone(),
             serving_since: Timestamp::now(),
         });
         self.record(&context, event_queue);
         self.tracker.spawn(events::write(self.client.clone(), event_log));
         self.work(&context);
         poke_all(&context);
+        self.tracker
+            .spawn(bring_bundles(Arc::clone(&context), material, self.cancel.clone()));
         self.context.send_replace(Some(context));
         self.take_the_service().await.context("failed to label the active pod")
     }
@@ -214,6 +238,23 @@ impl Replica {
         let ca = self.args.github_ca.as_ref().map(std::fs::read_to_string).transpose();
         let ca = ca.context("failed to read the GitHub API's certificates")?;
         Ok(GitHub::new(self.args.github_api.clone(), ca.as_deref())?)
+    }
+
+    fn evidence(&self) -> anyhow::Result<Evidence> {
+        let forges = self.args.forges.as_deref().map(Forges::load).transpose()?;
+        Ok(Evidence::new(forges.unwrap_or_default(), self.args.signers.clone()))
+    }
+
+    fn oauth2(&self) -> anyhow::Result<OAuth2> {
+        let cluster = self.args.cluster_cidrs.iter().map(|network| network.parse());
+        let vetting = Vetting {
+            cluster: cluster.collect::<Result<_, _>>().context("BERTH_CLUSTER_CIDRS")?,
+            own: Vec::new(),
+        };
+        let resolver = Resolver::new(HashMap::new(), vetting).context("failed to read the name servers")?;
+        let tls = UpstreamTls::new(&self.args.token_ca).context("failed to read the token endpoints' certificates")?;
+        let caller = Caller::new(Dialer::new(resolver, tls), self.args.token_networks.clone());
+        Ok(OAuth2::new(caller))
     }
 
     fn settings(&self) -> Settings {
@@ -335,6 +376,17 @@ fn poke_all(context: &Context) {
     namespaces.for_each(|namespace| queues.grants.poke(namespace));
     poke_each(&caches.policies, &queues.policies);
     poke_each(&caches.sessions, &queues.sessions);
+}
+
+/// A changed bundle goes to the namespace of every pool.
+async fn bring_bundles(context: Arc<Context>, mut material: watch::Receiver<Arc<Material>>, cancel: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            changed = material.changed() => if changed.is_err() { return },
+        }
+        poke_each(&context.caches.pools, &context.queues.pools);
+    }
 }
 
 fn poke_each<K: Resource<DynamicType = ()> + Clone + 'static>(store: &Store<K>, queue: &Pokes<Name>) {

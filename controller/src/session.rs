@@ -19,7 +19,6 @@ pub mod plan;
 pub mod runs;
 pub mod snapshot;
 pub mod status;
-pub mod written;
 
 #[cfg(test)]
 mod tests;

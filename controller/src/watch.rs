@@ -3,13 +3,13 @@
 //! An event pokes the queues with the key it belongs to, and nothing of its content goes further; plans are made from
 //! the stores alone. A malformed object is logged and left out; it stops nothing.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Debug;
 use std::sync::Arc;
 
 use berth_crds::{AgentPool, AgentSession, CredentialBinding, GitSource, GrantPolicy, label};
 use futures::{StreamExt, TryStreamExt};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::api::{Api, ObjectMeta};
 use kube::core::DeserializeGuard;
 use kube::runtime::reflector::{self, ObjectRef, Store};
@@ -82,6 +82,8 @@ pub struct Caches {
     pub bindings: Store<CredentialBinding>,
     /// Policies.
     pub policies: Store<GrantPolicy>,
+    /// Namespaces, for their labels.
+    pub namespaces: Store<Namespace>,
     claims_of: RwLock<HashMap<String, BTreeSet<Name>>>,
 }
 
@@ -114,6 +116,7 @@ impl Caches {
         let (sources, source_writer) = reflector::store();
         let (bindings, binding_writer) = reflector::store();
         let (policies, policy_writer) = reflector::store();
+        let (namespaces, namespace_writer) = reflector::store();
         let caches = Arc::new(Self {
             sessions,
             pools,
@@ -124,6 +127,7 @@ impl Caches {
             sources,
             bindings,
             policies,
+            namespaces,
             claims_of: RwLock::default(),
         });
         let all = watcher::Config::default();
@@ -144,6 +148,7 @@ impl Caches {
         watch.start(source_writer, &all, Self::on_source);
         watch.start(binding_writer, &all, Self::on_binding);
         watch.start(policy_writer, &all, Self::on_policy);
+        watch.start(namespace_writer, &all, Self::on_namespace);
         caches
     }
 
@@ -157,7 +162,8 @@ impl Caches {
         self.warm_pools.wait_until_ready().await?;
         self.sources.wait_until_ready().await?;
         self.bindings.wait_until_ready().await?;
-        self.policies.wait_until_ready().await
+        self.policies.wait_until_ready().await?;
+        self.namespaces.wait_until_ready().await
     }
 
     /// The session of that name.
@@ -211,6 +217,12 @@ impl Caches {
         bindings
     }
 
+    /// The labels of a namespace, once they are known.
+    pub fn labels_of(&self, namespace: &str) -> Option<BTreeMap<String, String>> {
+        let found = self.namespaces.get(&ObjectRef::new(namespace));
+        found.map(|namespace| namespace.labels().clone())
+    }
+
     /// The session that a pod serves, by the chain of owners as cached.
     pub fn session_of_pod(&self, pod: &Name) -> Option<Name> {
         let owner = self
@@ -241,6 +253,10 @@ impl Caches {
         for binding in self.bindings.state() {
             poke_grants_of(&*binding, queues);
         }
+    }
+
+    fn on_namespace(_: &Self, event: &Change<'_, Namespace>, queues: &Queues) {
+        queues.grants.poke(event.object().name_any());
     }
 
     fn on_session(_: &Self, event: &Change<'_, AgentSession>, queues: &Queues) {
@@ -451,6 +467,7 @@ impl Slim for SandboxWarmPool {}
 impl Slim for GitSource {}
 impl Slim for CredentialBinding {}
 impl Slim for GrantPolicy {}
+impl Slim for Namespace {}
 impl Slim for Pod {
     fn slim(&mut self) {
         self.spec = None;

@@ -46,6 +46,7 @@ use crate::schema;
 #[schemars(extend("x-kubernetes-validations" = schema::rules(&[
     ("self.routes.all(r, has(r.inject.awsSigV4) == has(self.credential.source.awsSigV4))", "an AWS key is signed with, and nothing else is: source.awsSigV4 and inject.awsSigV4 go together"),
     ("!has(self.notBefore) || !has(self.expiresAt) || timestamp(self.notBefore) < timestamp(self.expiresAt)", "notBefore must be earlier than expiresAt"),
+    ("!self.routes.exists(r, has(r.inject.clientCertificate)) || (has(self.credential.source.secretRef) && self.routes.all(r, has(r.inject.clientCertificate)))", "a client certificate comes from secretRef, and each of its binding's routes injects it as clientCertificate"),
 ])))]
 pub struct CredentialBindingSpec {
     /// The credential and where its value comes from.
@@ -212,14 +213,35 @@ pub struct OAuth2 {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_secret_ref: Option<KeyRef>,
 
-    /// Refresh token; a rotated one is written back.
+    /// Refresh token; a rotated one is written back, for which ServiceAccount `berth-credentials` has to be allowed to
+    /// patch that Secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refresh_token_ref: Option<KeyRef>,
+
+    /// How the client proves who it is: by HTTP `Basic` (default), or in the `Body`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "ClientAuthentication")]
+    pub client_authentication: Option<ClientAuthentication>,
+
+    /// Revocation endpoint (RFC 7009), https: access tokens are revoked there when the binding grants no more.
+    #[serde(default, rename = "revocationURL", skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::https_url")]
+    pub revocation_url: Option<String>,
 
     /// Scopes to ask for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::scopes")]
     pub scopes: Vec<String>,
+}
+
+/// How a client with a secret proves who it is (RFC 6749 §2.3.1).
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum ClientAuthentication {
+    /// HTTP Basic.
+    #[default]
+    Basic,
+    /// `client_id` and `client_secret` in the form.
+    Body,
 }
 
 /// AWS requests, signed anew with a key that the agent never has.
@@ -381,16 +403,40 @@ pub struct Route {
     #[serde(default, skip_serializing_if = "schema::is_false")]
     pub websocket: bool,
 
-    /// The route reaches an endpoint that mints credentials, such as a registry's token endpoint, and is meant to.
-    #[serde(default, skip_serializing_if = "schema::is_false")]
-    pub minting: bool,
-
     /// Where in the request the stub is exchanged: exactly one.
     pub inject: Injection,
 
     /// Limits for git over HTTPS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub git: Option<GitRoute>,
+
+    /// The route reaches an endpoint that hands out credentials or approves changes, and is meant to.
+    #[serde(default, skip_serializing_if = "schema::is_false")]
+    pub minting: bool,
+
+    /// Whether `Set-Cookie` reaches the agent.
+    #[serde(default, skip_serializing_if = "schema::is_false")]
+    pub set_cookie: bool,
+
+    /// The route's part in an OAuth 2.0 flow that the agent itself runs: `Endpoint` gives tokens, of which the agent finds
+    /// stubs; on a route with `Minted` those are exchanged, and never the credential's own value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Tokens")]
+    pub tokens: Option<Tokens>,
+
+    /// Certificates (PEM) that the host is verified with on this route, in place of all others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::certificates")]
+    pub ca: Option<String>,
+}
+
+/// A route's part in an OAuth 2.0 flow that the agent itself runs.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum Tokens {
+    /// The token endpoint.
+    Endpoint,
+    /// A place for its tokens.
+    Minted,
 }
 
 /// Where in a request the stub is exchanged.
@@ -414,7 +460,8 @@ pub struct Injection {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<ValueInjection>,
 
-    /// As the client's certificate.
+    /// As the client's certificate, from a Secret of type `kubernetes.io/tls` (`key: tls.crt`), or from a key that holds
+    /// both chain and private key in PEM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_certificate: Option<Empty>,
 
@@ -559,6 +606,9 @@ pub struct CredentialBindingStatus {
 pub struct Grant {
     /// Hash of everything that matters to security.
     pub fingerprint: String,
+    /// The repository that the document stands in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository: Option<GrantRepository>,
     /// Hashes of its elements: a subset is a narrowing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
@@ -572,6 +622,9 @@ pub struct Grant {
     /// Who asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub author: Option<String>,
+    /// Whose key signed the author's commit, as the install's configuration names them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signer: Option<String>,
     /// Who approved.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
@@ -591,6 +644,19 @@ pub struct Grant {
     pub seal: Option<String>,
 }
 
+/// A repository that a grant's document stands in.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GrantRepository {
+    /// As the GitSource names it.
+    pub url: String,
+    /// Its branch.
+    pub branch: String,
+    /// The forge's id of it, once the forge has said it.
+    #[serde(default, rename = "repositoryID", skip_serializing_if = "Option::is_none")]
+    pub repository_id: Option<i64>,
+}
+
 /// One approval of a pull request.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -599,4 +665,11 @@ pub struct Approval {
     pub user: String,
     /// The head that was approved.
     pub commit: String,
+    /// Teams of the policies that the user belongs to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub teams: Vec<String>,
+    /// Whether the user had a part in what was approved.
+    #[serde(default, skip_serializing_if = "schema::is_false")]
+    pub own: bool,
 }

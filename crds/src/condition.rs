@@ -42,6 +42,8 @@ named! {
         Ready,
         /// Work is under way. Present only while `True`.
         Reconciling,
+        /// A refresh token that was rotated stands in its Secret. Present only while it doesn't, as `False`.
+        RefreshTokenStored,
         /// The session continued from a checkpoint.
         Resumed,
         /// A sidecar acknowledged the session's assignment.
@@ -134,6 +136,8 @@ named! {
         Expired,
         /// The grant is in force.
         Granted,
+        /// A certificate or its key can't be used.
+        CertificateUnusable,
         /// Every required credential of the session is granted.
         CredentialsGranted,
         /// A required credential of the session isn't granted.
@@ -142,12 +146,18 @@ named! {
         HostNotOffered,
         /// The binding's document doesn't stand in a source's newest tip.
         NotInSource,
+        /// Every route breaks a rule of the sidecar's grammar.
+        InvalidRoute,
         /// No policy permits it.
         NotPermitted,
         /// `spec.notBefore` is still to come.
         NotYet,
         /// The policy is in force.
         PolicyReady,
+        /// A token endpoint gives no token; the message says why.
+        TokenRefused,
+        /// A refresh token that was rotated couldn't be written back.
+        WriteBackFailed,
         /// It was revoked by annotation, or is being deleted.
         Revoked,
         /// What the Secret holds can't be used as the binding says.
@@ -156,6 +166,24 @@ named! {
         SecretNotFound,
         /// The Secret's owner doesn't offer it to sessions.
         SecretNotOffered,
+        /// The commit came without a pull request that was merged.
+        NoPullRequest,
+        /// Only people who had a part in the change have approved it.
+        SelfApproval,
+        /// An approval was withdrawn, or is of a head that can't be looked at any more.
+        StaleApproval,
+        /// What was approved isn't what was merged.
+        ChangedAfterReview,
+        /// An identity whose credential a session may use has approved or merged.
+        ApproverIsAgent,
+        /// The pull request was merged elsewhere.
+        WrongBase,
+        /// Fewer people have approved than a policy wants.
+        NotEnoughApprovals,
+        /// An approver isn't in a team that a policy names.
+        WrongTeam,
+        /// The author's commit isn't signed by a person's key.
+        Unsigned,
     }
 }
 

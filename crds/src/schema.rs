@@ -238,6 +238,7 @@ schemas! {
     // Git.
     http_url => url_schema("^https?://[^-/?#@][^/?#@]*(/[^?#]*)?$", "an https or http URL without user, password, query or fragment");
     https_url => url_schema("^https://[^-/?#@][^/?#@]*(/[^?#]*)?$", "an https URL without user, password, query or fragment");
+    certificates => text("-----BEGIN CERTIFICATE-----", 16384);
     git_url => url_schema("^(https?://|ssh://([A-Za-z0-9._][A-Za-z0-9._-]*@)?)[^-/?#@][^/?#@]*/[^?#]+$", "an https, http or ssh URL; user and password belong into the Secret");
     git_ref => ruled(255, &[
         ("!self.startsWith('-') && !self.startsWith('/') && !self.endsWith('/') && !self.endsWith('.lock') && !self.contains('..') && !self.contains('//') && !self.contains('@{') && self.matches('^[^\\\\x00-\\\\x20~^:?*\\\\[\\\\\\\\\\\\x7f]+$')", "must be a valid git ref name that doesn't begin with '-'"),

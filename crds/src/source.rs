@@ -168,6 +168,10 @@ pub struct GitSourceStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_changed_at: Option<Time>,
 
+    /// When the branch last left the tip that it had: evidence from before counts for nothing new.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rewound_at: Option<Time>,
+
     /// Objects of the tip that are applied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub applied_objects: Option<i64>,

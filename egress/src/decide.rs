@@ -6,13 +6,13 @@ use http::header::{AUTHORIZATION, HOST};
 use http::{HeaderMap, HeaderName, Method};
 use ipnet::IpNet;
 
-use self::place::Held;
+use self::place::{Held, Sought};
 use crate::authority::{Authority, AuthorityError};
 use crate::aws::Claim;
 use crate::git::GitCall;
 use crate::path::{CanonicalPath, Query};
 use crate::pattern;
-use crate::policy::{ProtectedPaths, Tls};
+use crate::policy::{ProtectedPaths, Tls, Tokens};
 use crate::rules::Rules;
 use crate::rules::route::CompiledRoute;
 use crate::stubs::StubId;
@@ -73,6 +73,8 @@ pub struct Allowed {
     pub git: Option<GitUse>,
     /// Networks that the host may resolve to although they aren't public: of the matching routes.
     pub addresses: Vec<IpNet>,
+    /// The credential for which the answer's tokens become stubs, on a token endpoint.
+    pub mints_for: Option<Arc<str>>,
 }
 
 /// What a request of git may do.
@@ -87,6 +89,8 @@ pub struct GitUse {
     /// Whether a push may add or change CI definitions, CODEOWNERS and tracked paths: every route that the limits come
     /// from says so.
     pub protected_paths: ProtectedPaths,
+    /// Globs of paths that are protected beside those that always are: of all the routes that the limits come from.
+    pub protect: Vec<String>,
 }
 
 /// What a request of git is.
@@ -108,6 +112,18 @@ pub struct Grant {
     surface: Surface,
     route: Arc<str>,
     authority: Authority,
+    exchanges: Exchanges,
+}
+
+/// What a grant is the right to.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Exchanges {
+    /// The credential's own value, for its stub.
+    Value,
+    /// The token that was minted for the credential, for this stub of it.
+    Token(Arc<str>),
+    /// Tokens that were minted for the credential, for those of their stubs that the body has.
+    Tokens,
 }
 
 /// Where in the request the stub stands, and the secret goes.
@@ -152,6 +168,11 @@ impl Grant {
     /// Where the secret goes.
     pub fn surface(&self) -> &Surface {
         &self.surface
+    }
+
+    /// What it is the right to.
+    pub fn exchanges(&self) -> &Exchanges {
+        &self.exchanges
     }
 
     /// The route that grants it.
@@ -219,7 +240,12 @@ impl Rules {
         let injecting = routes.iter().filter_map(|route| Some((*route, route.inject.as_ref()?)));
         let found = injecting.filter_map(|(route, inject)| {
             let entry = self.stubs().entry(inject.stub)?;
-            Some((route, place::find(&inject.surface, inject.stub, &entry.stub, request)?))
+            let sought = Sought {
+                id: inject.stub,
+                stub: &entry.stub,
+                minted: route.tokens == Some(Tokens::Minted),
+            };
+            Some((route, place::find(&inject.surface, &sought, request)?))
         });
         found.collect()
     }
@@ -261,9 +287,15 @@ fn allow(
 ) -> Allowed {
     let granting: Vec<&CompiledRoute> = held.iter().map(|(route, _)| *route).collect();
     let redact = redacted(candidates, matching);
+    let mints_for = mints_for(matching, &granting);
+    let mut grants = grants(request.authority, held);
+    if let Some(credential) = &mints_for {
+        grants.extend(refreshes(request.authority, credential, matching));
+    }
     Allowed {
         routes: matching.iter().map(|route| Arc::clone(&route.name)).collect(),
-        grants: grants(request.authority, held),
+        grants,
+        mints_for,
         range: redact.is_empty() || matching.iter().all(|route| route.range),
         redact,
         credentialed: matching.iter().any(|route| route.inject.is_some()),
@@ -313,8 +345,10 @@ fn grants(authority: &Authority, held: Vec<(&CompiledRoute, Held)>) -> Vec<Grant
     let mut grants: Vec<Grant> = Vec::new();
     for (route, held) in held {
         let Some(inject) = &route.inject else { continue };
+        let exchanges = held.token.map_or(Exchanges::Value, Exchanges::Token);
         let same = |grant: &Grant| {
             grant.surface == held.surface
+                && grant.exchanges == exchanges
                 && (grant.credential == inject.credential || held.surface == Surface::ClientCertificate)
         };
         if !grants.iter().any(same) {
@@ -323,10 +357,35 @@ fn grants(authority: &Authority, held: Vec<(&CompiledRoute, Held)>) -> Vec<Grant
                 surface: held.surface,
                 route: Arc::clone(&route.name),
                 authority: authority.clone(),
+                exchanges,
             });
         }
     }
     grants
+}
+
+/// A token endpoint mints for the credential that the request carries, or else for that of its most specific route.
+fn mints_for(matching: &[&CompiledRoute], granting: &[&CompiledRoute]) -> Option<Arc<str>> {
+    let mut routes = granting.iter().chain(matching);
+    let endpoint = routes.find(|route| route.tokens == Some(Tokens::Endpoint))?;
+    endpoint.inject.as_ref().map(|inject| Arc::clone(&inject.credential))
+}
+
+/// The body of a request to a token endpoint may have stubs of tokens that it gave earlier.
+fn refreshes(authority: &Authority, credential: &Arc<str>, matching: &[&CompiledRoute]) -> Option<Grant> {
+    let is_of = |route: &&&CompiledRoute| {
+        let of = route.inject.as_ref().map(|inject| &inject.credential);
+        route.tokens == Some(Tokens::Endpoint) && of == Some(credential)
+    };
+    Some(Grant {
+        credential: Arc::clone(credential),
+        surface: Surface::Body {
+            name: Arc::from("refresh_token"),
+        },
+        route: Arc::clone(&matching.iter().find(is_of)?.name),
+        authority: authority.clone(),
+        exchanges: Exchanges::Tokens,
+    })
 }
 
 /// A matching route's own word on its credential counts before that of the other routes for the host.
@@ -374,6 +433,7 @@ fn git_use(request: &Request<'_>, matching: &[&CompiledRoute], granting: &[&Comp
         },
         ref_limits: limits.collect(),
         protected_paths: protected_paths(limiting),
+        protect: protect(limiting),
     })
 }
 
@@ -384,6 +444,14 @@ fn protected_paths(limiting: &[&CompiledRoute]) -> ProtectedPaths {
     } else {
         ProtectedPaths::Refuse
     }
+}
+
+fn protect(limiting: &[&CompiledRoute]) -> Vec<String> {
+    let limits = limiting.iter().filter_map(|route| route.git.as_ref());
+    let mut globs: Vec<String> = limits.flat_map(|git| git.protect.iter().cloned()).collect();
+    globs.sort_unstable();
+    globs.dedup();
+    globs
 }
 
 /// The prefixes of all the routes together; none as soon as one has no limit.

@@ -30,3 +30,5 @@ pub mod legacy;
 mod git;
 
 mod stubs;
+
+pub mod tokens;

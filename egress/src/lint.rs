@@ -17,6 +17,8 @@ mod overlap;
 
 mod secret;
 
+mod tokens;
+
 pub use self::secret::{SecretProblem, check_secret};
 
 /// One thing that is wrong.
@@ -48,6 +50,8 @@ pub enum Culprit {
 pub enum Rule {
     /// `addresses` that open everything, or ports of the control plane (row 13).
     Addresses,
+    /// `ca` that isn't certificates, or without TLS that ends at the sidecar (row 43).
+    Ca,
     /// Two credentials of one host both as the client's certificate.
     Certificates,
     /// A credential on passthrough or plain HTTP (§5.2).
@@ -92,6 +96,8 @@ pub enum Rule {
     Stub,
     /// A stub that is part of another (§5.2).
     StubOverlap,
+    /// `tokens` without a credential, without redaction, or where no token endpoint gives any (row 36).
+    Tokens,
     /// More stubs than one automaton holds.
     TooMany,
     /// A credential that isn't there, or was dropped.
@@ -134,6 +140,7 @@ pub(crate) fn examine(policy: &Policy) -> Examined {
         .collect();
     endpoints::check(&compiled, &mut report);
     overlap::check(&compiled, &mut report);
+    tokens::check(&compiled, &mut report);
     Examined {
         routes,
         findings: report.findings,
@@ -294,6 +301,7 @@ impl Rule {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Addresses => "addresses",
+            Self::Ca => "ca",
             Self::Certificates => "certificates",
             Self::CredentialTls => "credential-tls",
             Self::DuplicateName => "duplicate-name",
@@ -316,6 +324,7 @@ impl Rule {
             Self::Signature => "signature",
             Self::Stub => "stub",
             Self::StubOverlap => "stub-overlap",
+            Self::Tokens => "tokens",
             Self::TooMany => "too-many",
             Self::UnknownCredential => "unknown-credential",
             Self::Unseen => "unseen",

@@ -54,7 +54,10 @@ pub enum Source {
     /// In an environment variable of the sidecar, by its name.
     Env(String),
     /// An AWS key, each part by itself.
-    Aws(AwsSource),
+    Aws(Box<AwsSource>),
+    /// An access token that the sidecar asks for itself.
+    #[serde(rename = "oauth2")]
+    OAuth2(Box<OAuth2>),
 }
 
 /// Where the parts of an AWS key are.
@@ -62,22 +65,65 @@ pub enum Source {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AwsSource {
     /// Id of the access key.
-    pub access_key: Part,
+    pub access_key: Kept,
     /// Secret access key.
-    pub secret_key: Part,
+    pub secret_key: Kept,
     /// Session token, for a temporary key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub session_token: Option<Part>,
+    pub session_token: Option<Kept>,
 }
 
-/// Where a part of a value is: as [`Source`] has it.
+/// Where something is that an access token is asked for with.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub enum Part {
-    /// In a file, by its path.
+pub enum Kept {
+    /// In a file, as [`Source::File`]. A refresh token that is rotated is written into it.
     File(String),
-    /// In an environment variable of the sidecar, by its name.
+    /// In an environment variable, as [`Source::Env`].
     Env(String),
+}
+
+/// An OAuth 2.0 client: client credentials, or with a refresh token that flow.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct OAuth2 {
+    /// Token endpoint, https.
+    #[serde(rename = "tokenURL")]
+    pub token_url: String,
+
+    /// Client id.
+    #[serde(rename = "clientID")]
+    pub client_id: String,
+
+    /// Client secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_secret: Option<Kept>,
+
+    /// Refresh token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refresh_token: Option<Kept>,
+
+    /// How the client proves who it is.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub client_authentication: ClientAuthentication,
+
+    /// Scopes to ask for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scopes: Vec<String>,
+
+    /// Networks that the endpoint may be in although they aren't public.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpNet>,
+}
+
+/// How a client with a secret proves who it is (RFC 6749 §2.3.1).
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub enum ClientAuthentication {
+    /// HTTP Basic.
+    #[default]
+    Basic,
+    /// In the form.
+    Body,
 }
 
 /// One thing that is allowed.
@@ -147,6 +193,23 @@ pub struct Route {
     /// The route reaches an endpoint that mints credentials or approves changes, and is meant to (DESIGN §7, row 36).
     #[serde(default, skip_serializing_if = "is_default")]
     pub minting: bool,
+
+    /// What the route has to do with tokens that the agent's own OAuth 2.0 flow gives (row 36).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<Tokens>,
+
+    /// Certificates in PEM that the host is verified with here, in place of all others (row 43).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<String>,
+}
+
+/// A route's part in an OAuth 2.0 flow that the agent runs with the stub of a client's secret.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub enum Tokens {
+    /// It is the token endpoint: tokens in its answers become stubs, and refresh tokens in requests are exchanged back.
+    Endpoint,
+    /// Such a token is exchanged here, by its stub; never the credential's own value.
+    Minted,
 }
 
 /// Where in a request a stub is exchanged: one of these.
@@ -232,6 +295,11 @@ pub struct GitRoute {
     /// Refs that may be pushed to, as prefixes such as `refs/heads/agent/`; any when left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ref_prefixes: Vec<String>,
+
+    /// Paths that a push doesn't touch, as globs, beside CI definitions and CODEOWNERS, unless `protectedPaths` says so:
+    /// what a GitSource reads in these repositories.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub protect: Vec<String>,
 }
 
 /// What may be done with a repository.

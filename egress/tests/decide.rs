@@ -3,10 +3,11 @@
 use std::sync::LazyLock;
 
 use berth_egress::authority::Authority;
-use berth_egress::decide::{Allowed, Denial, GitStep, Place, Request, Surface, Upgrade};
+use berth_egress::decide::{Allowed, Denial, Exchanges, GitStep, Place, Request, Surface, Upgrade};
 use berth_egress::path::Target;
 use berth_egress::policy::{Policy, Tls};
 use berth_egress::rules::Rules;
+use berth_egress::tokens;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use proptest::prelude::*;
 
@@ -670,5 +671,82 @@ proptest! {
             _ => name == "maps.example.com:443" && stub == MAPS,
         };
         prop_assert!(expected, "{} for {}", grant.credential(), name);
+    }
+}
+
+/// A client's secret, its token endpoint and the API that its tokens are for; and a second client at the same API.
+const OAUTH: &str = r#"
+credentials:
+  - {name: CLIENT, stub: stub_fake_client_1111111111111}
+  - {name: OTHER, stub: stub_fake_other_22222222222222}
+routes:
+  - name: token
+    host: login.example.com
+    methods: [POST]
+    paths: [/token]
+    credential: CLIENT
+    inject: {basic: {}}
+    tokens: Endpoint
+  - name: other-token
+    host: login.example.com
+    methods: [POST]
+    paths: [/token]
+    credential: OTHER
+    inject: {basic: {}}
+    tokens: Endpoint
+  - name: api
+    host: api.example.com
+    methods: [GET]
+    credential: CLIENT
+    inject: {header: {name: authorization, forms: ["Bearer {}"]}}
+    tokens: Minted
+"#;
+const CLIENT: &str = "stub_fake_client_1111111111111";
+const OTHER: &str = "stub_fake_other_22222222222222";
+
+fn oauth(asked: &Asked) -> Result<Allowed, Denial> {
+    let rules = Rules::strict(serde_saphyr::from_str(OAUTH).expect("a policy")).expect("no findings");
+    rules.decide(&asked.request())
+}
+
+/// THREAT: rows 1, 2 and 36
+#[test]
+fn a_minted_token_is_exchanged_where_its_credential_says_and_nowhere_else() {
+    let token = tokens::stub(CLIENT, &"a".repeat(tokens::LETTERS));
+    let foreign = tokens::stub(OTHER, &"a".repeat(tokens::LETTERS));
+    let api = || ask("GET", "https://api.example.com/me");
+    let allowed = oauth(&api().with("authorization", &format!("Bearer {token}"))).expect("allowed");
+    let [grant] = &allowed.grants[..] else {
+        panic!("{:?}", allowed.grants)
+    };
+    assert_eq!((grant.credential(), grant.route()), ("CLIENT", "api"));
+    assert_eq!(*grant.exchanges(), Exchanges::Token(token.as_str().into()));
+    assert_eq!(allowed.mints_for, None);
+    let login = || ask("POST", "https://login.example.com/token");
+    let misdirected = [
+        api().with("authorization", &format!("Bearer {CLIENT}")),
+        api().with("authorization", &format!("Bearer {foreign}")),
+        api().with("authorization", &format!("Bearer {token}x")),
+        api().with("x-token", &token),
+        login().basic("id", &token),
+        login().with("authorization", &format!("Bearer {token}")),
+    ];
+    for asked in misdirected {
+        let decided = oauth(&asked);
+        assert!(matches!(decided, Err(Denial::Misdirected { .. })), "{decided:?}");
+    }
+}
+
+/// THREAT: row 36
+#[test]
+fn a_token_endpoint_mints_for_the_client_that_asks() {
+    for (stub, client) in [(CLIENT, "CLIENT"), (OTHER, "OTHER")] {
+        let asked = ask("POST", "https://login.example.com/token").basic("id", stub);
+        let allowed = oauth(&asked).expect("allowed");
+        assert_eq!(allowed.mints_for.as_deref(), Some(client));
+        let exchanged: Vec<_> = (allowed.grants.iter())
+            .map(|grant| (grant.credential(), grant.exchanges().clone()))
+            .collect();
+        assert_eq!(exchanged, [(client, Exchanges::Value), (client, Exchanges::Tokens)]);
     }
 }

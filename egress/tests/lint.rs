@@ -251,6 +251,14 @@ fn endpoints_that_mint_or_approve_must_be_meant() {
             "host: gitlab.com, methods: [POST], paths: ['/api/v4/projects/*/merge_requests/**']",
             &[Rule::Minting],
         ),
+        (
+            "host: gitlab.com, methods: [POST], paths: [/oauth/token], tokens: Endpoint",
+            &[],
+        ),
+        (
+            "host: gitlab.com, methods: [POST], paths: [/oauth/token, /api/graphql], tokens: Endpoint",
+            &[Rule::Minting],
+        ),
         ("host: api.example.com, methods: ['*']", &[]),
     ];
     for (rest, expected) in table {
@@ -409,3 +417,44 @@ const ROUTES_REFUSED: &[(&str, Rule, &str)] = &[
         "git.refPrefixes",
     ),
 ];
+
+#[test]
+fn tokens_are_minted_by_one_route_and_used_on_another() {
+    let endpoint = with_a(
+        "token",
+        "host: login.example.com, inject: {basic: {}}, tokens: Endpoint",
+    );
+    let table: &[(&str, &[Rule])] = &[
+        ("tokens: Minted", &[]),
+        ("inject: {basic: {}}, tokens: Minted", &[]),
+        ("inject: {query: {name: token}}, tokens: Minted", &[]),
+        ("inject: {body: {name: token}}, tokens: Minted", &[Rule::Tokens]),
+        ("inject: {clientCertificate: {}}, tokens: Minted", &[Rule::Tokens]),
+        ("redact: false, tokens: Minted", &[Rule::Tokens]),
+        ("websocket: true, tokens: Minted", &[Rule::Tokens]),
+        ("redact: false, tokens: Endpoint", &[Rule::Tokens]),
+    ];
+    for (rest, expected) in table {
+        let findings = lint(&policy(&[A], &[&endpoint, &with_a("r", rest)]));
+        assert_eq!(rules_of(&findings), *expected, "{rest}: {findings:?}");
+    }
+    let alone = lint(&policy(&[A], &[&with_a("r", "tokens: Minted")]));
+    assert_eq!(rules_of(&alone), [Rule::Tokens]);
+    let open = lint(&policy(&[], &["{name: r, host: a.example.com, tokens: Endpoint}"]));
+    assert_eq!(rules_of(&open), [Rule::Tokens]);
+}
+
+#[test]
+fn a_routes_own_certificates_are_certificates() {
+    let pem = "-----BEGIN CERTIFICATE-----";
+    let table: &[(String, &[Rule])] = &[
+        (format!("ca: {pem}"), &[]),
+        ("ca: MIIB".to_owned(), &[Rule::Ca]),
+        (format!("ca: '{pem}{}'", "A".repeat(64 << 10)), &[Rule::Ca]),
+    ];
+    for (rest, expected) in table {
+        assert_eq!(rules_of(&lint(&policy(&[A], &[&with_a("r", rest)]))), *expected);
+    }
+    let unseen = format!("{{name: r, host: a.example.com, tls: Passthrough, ca: {pem}}}");
+    assert_eq!(rules_of(&lint(&policy(&[], &[&unseen]))), [Rule::Ca]);
+}

@@ -9,7 +9,12 @@ pub fn of(handoff: &str, proxy: SocketAddr) -> Vec<(String, String)> {
     let proxies = PROXIES.iter().map(|name| (*name, url.clone()));
     let bundles = BUNDLES.iter().map(|name| (*name, format!("{handoff}/{BUNDLE_FILE}")));
     let authorities = AUTHORITIES.iter().map(|name| (*name, format!("{handoff}/{CA_FILE}")));
-    let java = format!("-Dhttps.proxyHost={} -Dhttps.proxyPort={}", proxy.ip(), proxy.port());
+    let java = format!(
+        "-Dhttp.proxyHost={0} -Dhttp.proxyPort={1} -Dhttps.proxyHost={0} -Dhttps.proxyPort={1} \
+        -Djavax.net.ssl.trustStore={handoff}/{JAVA_FILE} -Djavax.net.ssl.trustStoreType=JKS",
+        proxy.ip(),
+        proxy.port()
+    );
     let others = [
         ("NO_PROXY", LOCAL.to_owned()),
         ("no_proxy", LOCAL.to_owned()),
@@ -55,6 +60,9 @@ pub const PROXY_PORT: u16 = 14322;
 pub const CA_FILE: &str = "ca.crt";
 /// The same after the public ones.
 pub const BUNDLE_FILE: &str = "ca-bundle.crt";
+
+/// What is in the bundle, as Java reads it.
+pub const JAVA_FILE: &str = "ca-bundle.jks";
 
 /// Both cases: programs read one or the other.
 const PROXIES: [&str; 6] = [

@@ -7,6 +7,8 @@
 use std::sync::Arc;
 
 use berth_egress::decide::{Allowed, GitStep, Grant, Surface};
+use berth_outbound::dial::Target;
+use berth_outbound::identity::Roots;
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue};
 use http::{Request, Response, Uri, Version};
@@ -39,6 +41,8 @@ pub mod expect;
 pub mod watch;
 
 pub mod clean;
+
+mod tokens;
 
 pub mod upgrade;
 
@@ -88,6 +92,7 @@ where
     let judged = judge::judge(&snapshot.rules, tunnel, &request)?;
     git::check(&judged.allowed, request.extensions())?;
     let standing = Standing::of(&snapshot, &judged.allowed)?;
+    let aws = aws::Exchange::begin(&snapshot, &judged, tunnel, &request)?;
     let upgrade = judged.upgrade.then(|| hyper::upgrade::on(&mut request));
     let mut plan = Plan {
         proxy,
@@ -95,10 +100,11 @@ where
         snapshot: &snapshot,
         judged,
         standing,
+        aws,
     };
     let ticket = plan.write_down(request.method().as_str())?;
     let (request, sent) = plan.prepare(request).await?;
-    let key = plan.key();
+    let key = plan.key()?;
     let answer = plan.send(&key, request).await;
     let answer = answer.map_err(|error| Refusal::upstream(crate::chain(&error)))?;
     if let (Some(upstream), Some(agent)) = (answer.upgrade, upgrade) {
@@ -112,6 +118,7 @@ where
         ));
     }
     let response = git::for_agent(&plan.judged.allowed, &plan.judged.target, answer.response)?;
+    let response = tokens::for_agent(&plan, response).await?;
     clean::clean(response, &plan, ticket, sent)
 }
 
@@ -128,6 +135,7 @@ pub struct Plan<'a> {
     snapshot: &'a Snapshot,
     judged: Judged,
     standing: Standing,
+    aws: Option<aws::Exchange>,
 }
 
 impl Standing {
@@ -197,11 +205,10 @@ impl Plan<'_> {
     {
         let (mut head, body) = request.into_parts();
         let expect = expect::asked(&head.headers);
-        let aws = aws::Exchange::begin(&self.judged.allowed, &head, self.tunnel)?;
         headers::for_upstream(&mut head.headers, self.judged.upgrade, self.standing.credentialed);
         git::for_upstream(&self.judged.allowed, &self.judged.target, &mut head.headers);
         let mut query = self.judged.target.query.as_ref().map(|query| query.as_str().to_owned());
-        for grant in &self.judged.allowed.grants {
+        for grant in self.judged.allowed.grants.iter().filter(|grant| !tokens::is_of(grant)) {
             let value = self.snapshot.exchange(grant);
             let value = value.map_err(|lapsed| Refusal::denied(lapsed.to_string()))?;
             let value = (self.snapshot.user(grant), value);
@@ -211,14 +218,14 @@ impl Plan<'_> {
             }
         }
         let sent = Sent::default();
-        let body = match (aws, self.judged.allowed.grants.iter().find(|grant| is_body(grant))) {
-            (Some(aws), _) => {
-                let (body, signed) = aws.finish(self, &sent, (&mut head, query), body).await?;
-                query = signed;
-                body
-            }
-            (None, Some(grant)) => self.exchange_body(grant, &mut head.headers, body).await?,
-            (None, None) => watch::upload(body, &sent, &self.standing.cuts),
+        let body = if let Some(aws) = self.aws.take() {
+            let (body, signed) = aws.finish(self, &sent, (&mut head, query), body).await?;
+            query = signed;
+            body
+        } else if self.judged.allowed.grants.iter().any(is_body) {
+            self.exchange_body(&mut head.headers, body).await?
+        } else {
+            watch::upload(body, &sent, &self.standing.cuts)
         };
         head.uri = self.uri(query.as_deref())?;
         head.extensions.clear();
@@ -245,47 +252,97 @@ impl Plan<'_> {
     }
 
     /// The whole body is held: a value's length differs from its stub's.
-    async fn exchange_body<B>(&self, grant: &Grant, headers: &mut http::HeaderMap, body: B) -> Result<Body, Refusal>
+    async fn exchange_body<B>(&self, headers: &mut http::HeaderMap, body: B) -> Result<Body, Refusal>
     where
         B: http_body::Body<Data = Bytes>,
         B::Error: Into<Fault>,
     {
-        let Surface::Body { name } = grant.surface() else {
-            return Err(Refusal::denied("the grant isn't for the body"));
-        };
         let body = Limited::new(body, BODY_MAX).collect().await;
         let body = body.map_err(|_too_large| Refusal::too_large("a body with a credential may have 1 MiB"))?;
-        let body: Bytes = body.to_bytes();
-        let stub = self.snapshot.stub(grant.credential());
-        if stub.is_empty() || !body.windows(stub.len()).any(|window| window == stub.as_bytes()) {
-            return Ok(full(body));
+        let mut body: Bytes = body.to_bytes();
+        for grant in &self.judged.allowed.grants {
+            if tokens::is_of(grant) {
+                body = tokens::into_body(self.snapshot, grant, headers, body)?;
+            } else if let Surface::Body { name } = grant.surface() {
+                body = self.exchange_field(grant, name, headers, body)?;
+            }
         }
-        let value = self.snapshot.exchange(grant);
-        let value = value.map_err(|lapsed| Refusal::denied(lapsed.to_string()))?;
-        let media = headers
-            .get(CONTENT_TYPE)
-            .and_then(|media| media.to_str().ok())
-            .unwrap_or_default();
-        let body = substitute::into_body(name, stub, value, media, &body);
-        let body = body.map_err(|error| Refusal::denied(error.to_string()))?;
         headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
         Ok(full(body))
     }
 
-    /// What may not come back on this route.
+    fn exchange_field(
+        &self,
+        grant: &Grant,
+        name: &str,
+        headers: &http::HeaderMap,
+        body: Bytes,
+    ) -> Result<Bytes, Refusal> {
+        let stub = self.snapshot.stub(grant.credential());
+        if stub.is_empty() || !body.windows(stub.len()).any(|window| window == stub.as_bytes()) {
+            return Ok(body);
+        }
+        let value = self.snapshot.exchange(grant);
+        let value = value.map_err(|lapsed| Refusal::denied(lapsed.to_string()))?;
+        let body = substitute::into_body(name, stub, value, media(headers), &body);
+        body.map_err(|error| Refusal::denied(error.to_string()))
+    }
+
+    /// What may not come back on this route; on a token endpoint what it has just given as well.
     fn patterns(&self) -> Option<Arc<Patterns>> {
+        if self.judged.allowed.mints_for.is_some() {
+            return self.proxy.vault.snapshot().patterns.clone();
+        }
         let patterns = self.snapshot.patterns.as_ref()?;
         self.judged.allowed.is_redacted().then(|| Arc::clone(patterns))
     }
 
-    fn key(&self) -> Key {
+    fn key(&self) -> Result<Key, Refusal> {
         let mut routes: Vec<String> = Vec::new();
         routes.extend(self.judged.allowed.grants.iter().map(|grant| grant.route().to_owned()));
         routes.sort_unstable();
-        Key {
-            target: Arc::clone(&self.tunnel.target),
+        routes.dedup();
+        Ok(Key {
+            target: self.target()?,
             routes: Some(routes.into()),
+        })
+    }
+
+    /// The tunnel's, with the certificate that is shown and the roots that the routes ask for.
+    fn target(&self) -> Result<Arc<Target>, Refusal> {
+        let allowed = &self.judged.allowed;
+        let mut identity = None;
+        for grant in &allowed.grants {
+            let shown = self.snapshot.identity(grant);
+            identity = identity.or(shown.map_err(|lapsed| Refusal::denied(lapsed.to_string()))?);
         }
+        let roots = self.roots()?;
+        if identity.is_none() && roots.is_none() {
+            return Ok(Arc::clone(&self.tunnel.target));
+        }
+        Ok(Arc::new(Target {
+            identity,
+            roots,
+            ..Target::clone(&self.tunnel.target)
+        }))
+    }
+
+    /// Those of the routes that grant, else of the most specific one.
+    fn roots(&self) -> Result<Option<Arc<Roots>>, Refusal> {
+        let allowed = &self.judged.allowed;
+        let granting = allowed.grants.iter().map(Grant::route);
+        let first = allowed
+            .routes
+            .first()
+            .map(|route| &**route)
+            .filter(|_| allowed.grants.is_empty());
+        let mut roots = granting.chain(first).map(|route| self.snapshot.roots(route));
+        let wanted = roots.next().flatten();
+        if roots.any(|other| other != wanted) {
+            let reason = "the routes that this request stands on verify the host with different certificates";
+            return Err(Refusal::denied(reason));
+        }
+        Ok(wanted.map(Arc::clone))
     }
 
     async fn send(&self, key: &Key, mut request: Request<Body>) -> Result<Answer, SendError> {
@@ -312,6 +369,11 @@ impl Plan<'_> {
             () = self.standing.cuts.cut() => Err(SendError::Cut),
         }
     }
+}
+
+fn media(headers: &http::HeaderMap) -> &str {
+    let media = headers.get(CONTENT_TYPE).and_then(|media| media.to_str().ok());
+    media.unwrap_or_default()
 }
 
 fn is_body(grant: &Grant) -> bool {

@@ -59,7 +59,6 @@ mod tests;
 pub struct Pushes {
     directory: PathBuf,
     max: u64,
-    tracked: Vec<String>,
     room: Arc<Semaphore>,
 }
 
@@ -81,13 +80,11 @@ pub enum Verdict {
 struct Vetted(GitUse);
 
 impl Pushes {
-    /// Held in this directory, which only the sidecar reads; up to [`PUSH_MAX`] bytes. `tracked` are globs of paths that
-    /// a GitSource reads and a push doesn't touch, beside those that are always protected.
-    pub fn new(directory: PathBuf, tracked: Vec<String>) -> Self {
+    /// Held in this directory, which only the sidecar reads; up to [`PUSH_MAX`] bytes.
+    pub fn new(directory: PathBuf) -> Self {
         Self {
             directory,
             max: PUSH_MAX,
-            tracked,
             room: Arc::new(Semaphore::new(1)),
         }
     }
@@ -132,7 +129,7 @@ impl Pushes {
         let failed = |error: &dyn std::error::Error| Refusal::unavailable(crate::chain(error));
         let stubs = known.stubs().values().map(String::as_str);
         let scanner = Scanner::new(known.patterns.clone(), stubs).map_err(|error| failed(&error))?;
-        let protected = Protected::with(self.tracked.iter().map(String::as_str)).map_err(|error| failed(&error))?;
+        let protected = Protected::with(allowed.protect.iter().map(String::as_str)).map_err(|error| failed(&error))?;
         let file = spooled.reader().await.map_err(|error| unspooled(&error))?;
         let repository = allowed.repository.clone();
         let (allowed, length, too_large) = (allowed.clone(), spooled.length, spooled.too_large);

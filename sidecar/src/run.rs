@@ -5,6 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use berth_egress::address::Vetting;
+use berth_outbound::dial::Dialer;
+use berth_outbound::resolve::Resolver;
+use berth_outbound::tls::{RootsError, UpstreamTls};
 use hickory_resolver::net::NetError;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -30,9 +33,6 @@ use crate::proxy::Proxy;
 use crate::tunnel::ca::{Ca, CaError};
 use crate::tunnel::leaf::{LeafError, Leaves};
 use crate::upstream::Upstream;
-use crate::upstream::dial::Dialer;
-use crate::upstream::resolve::Resolver;
-use crate::upstream::tls::{RootsError, UpstreamTls};
 use crate::vault::Vault;
 
 /// The sidecar can't do its work; its container is restarted.
@@ -157,7 +157,7 @@ pub fn build(place: &Place, audit: Arc<Audit>) -> Result<Proxy, RunError> {
         .map_err(|error| RunError::Dns(Box::new(error)))?;
     let tls = UpstreamTls::new(&place.upstream_ca)?;
     let upstream = Upstream::new(Dialer::new(resolver, tls));
-    let pushes = Pushes::new(place.spool.clone().unwrap_or_else(|| place.state.clone()), Vec::new());
+    let pushes = Pushes::new(place.spool.clone().unwrap_or_else(|| place.state.clone()));
     Ok(Proxy::new(Arc::new(Vault::closed()), leaves, upstream, audit, pushes))
 }
 

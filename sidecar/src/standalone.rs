@@ -1,4 +1,5 @@
-//! The sidecar without Kubernetes: a policy file in place of the controller, for a CI job or a developer's machine.
+//! The sidecar without Kubernetes: a policy file in place of the controller, for a CI job or a developer's machine. Access
+//! tokens that the policy has a client for are asked for here ([`tokens`]).
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use berth_egress::authority::Authority;
 use berth_egress::decide::Request;
 use berth_egress::path::Target;
-use berth_egress::policy::{Credential, Part, Policy, Source};
+use berth_egress::policy::{AwsSource, Credential, Kept, Policy, Source};
 use berth_egress::rules::Rules;
 use berth_egress::{legacy, lint};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
@@ -22,10 +23,15 @@ use crate::audit::Audit;
 use crate::audit::sink::Sink;
 use crate::cli::{Explained, Standalone};
 use crate::files::Changes;
+use crate::git::protected::Protected;
 use crate::harden::harden;
 use crate::proxy::Proxy;
 use crate::run::{self, RunError, Serving};
-use crate::vault::{Identity, Offer, Value};
+use crate::vault::{Holder, Offer, Problem, Value};
+
+use self::tokens::Tokens;
+
+pub mod tokens;
 
 /// A policy that can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +63,9 @@ pub enum PolicyError {
         /// Why.
         message: String,
     },
+    /// A certificate in it, or one that a value is.
+    #[error("the policy is refused: {0}")]
+    Certificate(Problem),
     /// The request on the command line.
     #[error("{0}")]
     Request(String),
@@ -85,17 +94,22 @@ pub fn serve(options: Standalone) -> Result<(), PolicyError> {
 }
 
 async fn serve_policy(options: Standalone) -> Result<(), PolicyError> {
-    let (mut serving, proxy) = start(&options).await?;
+    let (mut serving, proxy, tokens) = begin(&options).await?;
     tracing::info!(address = %serving.proxy_address, "the proxy listens");
     let ended = tokio::select! {
         Some(ended) = serving.parts.join_next() => ended.unwrap_or(Err(RunError::Ended)),
-        () = follow(options.policy, proxy) => Ok(()),
+        () = follow(options.policy, proxy, tokens) => Ok(()),
     };
     ended.map_err(|error| PolicyError::Run(Box::new(error)))
 }
 
 /// Reads the policy and begins to serve.
 pub async fn start(options: &Standalone) -> Result<(Serving, Arc<Proxy>), PolicyError> {
+    let (serving, proxy, _tokens) = begin(options).await?;
+    Ok((serving, proxy))
+}
+
+async fn begin(options: &Standalone) -> Result<(Serving, Arc<Proxy>, Tokens), PolicyError> {
     drop(rustls::crypto::aws_lc_rs::default_provider().install_default()); // set before: the same one
     let offer = match &options.policy {
         Some(path) => load(path)?,
@@ -112,21 +126,32 @@ pub async fn start(options: &Standalone) -> Result<(Serving, Arc<Proxy>), Policy
         source,
     })?;
     let proxy = Arc::new(run::build(&options.place, Arc::new(Audit::new(sink))).map_err(Box::new)?);
-    adopt(&proxy, offer);
+    let mut tokens = Tokens::new(proxy.upstream.dialer().clone());
+    let base = options.policy.as_deref().and_then(Path::parent);
+    tokens.ask(&offer.policy, base.unwrap_or_else(|| Path::new("."))).await;
+    adopt(&proxy, tokens.filled(offer));
     let serving = run::serve(&options.place, &proxy).await.map_err(Box::new)?;
-    Ok((serving, proxy))
+    Ok((serving, proxy, tokens))
 }
 
 /// Takes the policy again whenever it or a value may have changed. One that can't be used changes nothing but its log.
-async fn follow(path: Option<PathBuf>, proxy: Arc<Proxy>) {
+async fn follow(path: Option<PathBuf>, proxy: Arc<Proxy>, mut tokens: Tokens) {
     let Some(path) = path else {
         return std::future::pending().await;
     };
     let mut changes = Changes::of(&path, POLL);
     loop {
-        changes.next().await;
+        tokio::select! {
+            () = changes.next() => {}
+            () = tokens.due() => {}
+        }
         match load(&path) {
-            Ok(offer) => adopt(&proxy, offer),
+            Ok(offer) => {
+                tokens
+                    .ask(&offer.policy, path.parent().unwrap_or_else(|| Path::new(".")))
+                    .await;
+                adopt(&proxy, tokens.filled(offer));
+            }
             Err(error) => tracing::error!(
                 error = &error as &dyn std::error::Error,
                 "the policy isn't taken; the one before goes on"
@@ -151,7 +176,9 @@ fn offer(policy: Policy, base: &Path) -> Result<Offer, PolicyError> {
     strict(&policy)?;
     let mut values = HashMap::new();
     for credential in &policy.credentials {
-        let value = value(credential, base)?;
+        let Some(value) = value(credential, base)? else {
+            continue;
+        };
         lint::check_secret(&policy, credential, value.secret.expose_secret().as_bytes()).map_err(|problem| {
             PolicyError::Value {
                 credential: credential.name.clone(),
@@ -160,11 +187,13 @@ fn offer(policy: Policy, base: &Path) -> Result<Offer, PolicyError> {
         })?;
         values.insert(credential.name.clone(), value);
     }
-    Ok(Offer {
+    let offer = Offer {
         policy,
         values,
-        lease: None,
-    })
+        ..Offer::nothing()
+    };
+    offer.check_certificates().map_err(PolicyError::Certificate)?;
+    Ok(offer)
 }
 
 /// Reads a policy; the values may be missing.
@@ -173,7 +202,12 @@ pub fn read(path: &Path) -> Result<Policy, PolicyError> {
         path: path.to_owned(),
         source,
     })?;
-    serde_saphyr::from_str(&text).map_err(|error| PolicyError::Parse {
+    parse(path, &text)
+}
+
+/// Reads a policy from text; the path is for errors.
+pub fn parse(path: &Path, text: &str) -> Result<Policy, PolicyError> {
+    serde_saphyr::from_str(text).map_err(|error| PolicyError::Parse {
         path: path.to_owned(),
         message: error.to_string(),
     })
@@ -181,6 +215,15 @@ pub fn read(path: &Path) -> Result<Policy, PolicyError> {
 
 /// Refuses a policy that breaks any rule.
 pub fn strict(policy: &Policy) -> Result<Rules, PolicyError> {
+    for (index, git) in policy
+        .routes
+        .iter()
+        .enumerate()
+        .filter_map(|(index, route)| Some((index, route.git.as_ref()?)))
+    {
+        Protected::with(git.protect.iter().map(String::as_str))
+            .map_err(|error| PolicyError::Lint(format!("  routes[{index}].git.protect: {error}\n")))?;
+    }
     Rules::strict(policy.clone()).map_err(|findings| {
         let mut text = String::new();
         for finding in findings {
@@ -196,44 +239,47 @@ pub fn strict(policy: &Policy) -> Result<Rules, PolicyError> {
     })
 }
 
-fn value(credential: &Credential, base: &Path) -> Result<Value, PolicyError> {
-    let read = |part: &Part| {
-        part_of(part, base).map_err(|message| PolicyError::Value {
-            credential: credential.name.clone(),
-            message,
-        })
+/// None for a token that is asked for.
+fn value(credential: &Credential, base: &Path) -> Result<Option<Value>, PolicyError> {
+    let missing = |message: String| PolicyError::Value {
+        credential: credential.name.clone(),
+        message,
     };
+    let plain = |secret| Some(forever(secret, Holder::None));
     match &credential.source {
-        None => Err(PolicyError::Value {
-            credential: credential.name.clone(),
-            message: "it has no source: add source.file, source.env or source.aws".to_owned(),
-        }),
-        Some(Source::File(path)) => Ok(forever(read(&Part::File(path.clone()))?, Identity::None)),
-        Some(Source::Env(name)) => Ok(forever(read(&Part::Env(name.clone()))?, Identity::None)),
-        Some(Source::Aws(aws)) => {
-            let identity = Identity::Aws {
-                access_key: read(&aws.access_key)?.expose_secret().to_owned(),
-                session_token: aws.session_token.as_ref().map(read).transpose()?,
-            };
-            Ok(forever(read(&aws.secret_key)?, identity))
-        }
+        None => Err(missing(
+            "it has no source: add source.file, source.env, source.aws or source.oauth2".to_owned(),
+        )),
+        Some(Source::File(path)) => file(&base.join(path)).map(plain).map_err(missing),
+        Some(Source::Env(name)) => variable(name).map(plain).map_err(missing),
+        Some(Source::OAuth2(client)) => tokens::check(client).map(|()| None).map_err(missing),
+        Some(Source::Aws(aws)) => aws_key(aws, base).map(Some).map_err(missing),
     }
 }
 
-fn part_of(part: &Part, base: &Path) -> Result<SecretString, String> {
-    match part {
-        Part::File(path) => {
-            let path = base.join(path);
-            let text = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-            let text = text
-                .strip_suffix('\n')
-                .map_or(text.as_str(), |text| text.strip_suffix('\r').unwrap_or(text));
-            Ok(SecretString::from(text))
-        }
-        Part::Env(name) => environment(name)
-            .map(SecretString::from)
-            .ok_or_else(|| format!("the variable {name} isn't set")),
-    }
+fn aws_key(aws: &AwsSource, base: &Path) -> Result<Value, String> {
+    let read = |part: &Kept| match part {
+        Kept::File(path) => file(&base.join(path)),
+        Kept::Env(name) => variable(name),
+    };
+    let holder = Holder::Aws {
+        access_key: read(&aws.access_key)?.expose_secret().to_owned(),
+        session_token: aws.session_token.as_ref().map(read).transpose()?,
+    };
+    Ok(forever(read(&aws.secret_key)?, holder))
+}
+
+fn file(path: &Path) -> Result<SecretString, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let text = text
+        .strip_suffix('\n')
+        .map_or(text.as_str(), |text| text.strip_suffix('\r').unwrap_or(text));
+    Ok(SecretString::from(text))
+}
+
+fn variable(name: &str) -> Result<SecretString, String> {
+    let value = environment(name).map(SecretString::from);
+    value.ok_or_else(|| format!("the variable {name} isn't set"))
 }
 
 #[expect(
@@ -244,10 +290,10 @@ fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-fn forever(secret: SecretString, identity: Identity) -> Value {
+fn forever(secret: SecretString, holder: Holder) -> Value {
     Value {
         secret,
-        identity,
+        holder,
         grant: Arc::from("file"),
         until: None,
     }

@@ -77,7 +77,7 @@ fn into_query(
 ) -> Result<String, SubstituteError> {
     let query = query.ok_or_else(|| moved(grant))?;
     let place = query.values(name).next().ok_or_else(|| moved(grant))?;
-    let encoded = utf8_percent_encode(value.expose_secret(), VALUE).to_string();
+    let encoded = encoded(value.expose_secret());
     let mut text = query.as_str().to_owned();
     text.replace_range(place, &encoded);
     Ok(text)
@@ -94,12 +94,11 @@ pub fn into_body(
     let wrong = || SubstituteError::Body {
         field: field.to_owned(),
     };
-    let media = media.split(';').next().unwrap_or_default().trim();
-    if media.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+    if is_form(media) {
         let text = std::str::from_utf8(body).map_err(|_not_text| wrong())?;
         return into_form(field, stub, value, text).map(Bytes::from).ok_or_else(wrong);
     }
-    if media.eq_ignore_ascii_case("application/json") || media.to_ascii_lowercase().ends_with("+json") {
+    if is_json(media) {
         let mut json: serde_json::Value = serde_json::from_slice(body).map_err(|_no_json| wrong())?;
         let place = json.pointer_mut(field).filter(|place| place.as_str() == Some(stub));
         *place.ok_or_else(wrong)? = serde_json::Value::from(value.expose_secret());
@@ -111,7 +110,7 @@ pub fn into_body(
 }
 
 fn into_form(field: &str, stub: &str, value: &SecretString, text: &str) -> Option<String> {
-    let encoded = utf8_percent_encode(value.expose_secret(), VALUE).to_string();
+    let encoded = encoded(value.expose_secret());
     let mut found = false;
     let pairs = text.split('&').map(|pair| match pair.split_once('=') {
         Some((name, found_stub)) if name == field && found_stub == stub => {
@@ -122,6 +121,38 @@ fn into_form(field: &str, stub: &str, value: &SecretString, text: &str) -> Optio
     });
     let pairs: Vec<String> = pairs.collect();
     found.then(|| pairs.join("&"))
+}
+
+/// The text of a form's field, or of a member of a JSON object.
+pub fn field(name: &str, media: &str, body: &Bytes) -> Option<String> {
+    if is_form(media) {
+        let text = std::str::from_utf8(body).ok()?;
+        let mut pairs = text.split('&').filter_map(|pair| pair.split_once('='));
+        let (_, value) = pairs.find(|(found, _)| *found == name)?;
+        return Some(value.to_owned());
+    }
+    let json: serde_json::Value = serde_json::from_slice(body).ok().filter(|_| is_json(media))?;
+    json.get(name)?.as_str().map(str::to_owned)
+}
+
+/// Whether a media type is that of a form.
+pub fn is_form(media: &str) -> bool {
+    essence(media).eq_ignore_ascii_case("application/x-www-form-urlencoded")
+}
+
+/// Whether a media type is one of JSON.
+pub fn is_json(media: &str) -> bool {
+    let essence = essence(media).to_ascii_lowercase();
+    essence == "application/json" || essence.ends_with("+json")
+}
+
+fn essence(media: &str) -> &str {
+    media.split(';').next().unwrap_or_default().trim()
+}
+
+/// As a query or a form has it.
+pub fn encoded(text: &str) -> String {
+    utf8_percent_encode(text, VALUE).to_string()
 }
 
 fn moved(grant: &Grant) -> SubstituteError {

@@ -6,11 +6,11 @@
 use std::sync::Arc;
 
 use berth_egress::authority::Authority;
+use berth_outbound::dial::Target;
 
 use ipnet::IpNet;
 
 use self::leaf::Alpn;
-use crate::upstream::dial::Target;
 
 pub mod ca;
 pub mod leaf;
@@ -23,6 +23,7 @@ pub mod tls;
 
 pub mod passthrough;
 
+pub mod idle;
 pub mod prefixed;
 
 pub mod serve;
@@ -41,12 +42,7 @@ pub struct Tunnel {
 impl Tunnel {
     /// To an authority whose routes name these ranges.
     pub fn new(authority: Authority, tls: bool, addresses: Vec<IpNet>) -> Self {
-        let target = Target {
-            authority: authority.clone(),
-            tls,
-            http2: false,
-            addresses: addresses.into(),
-        };
+        let target = Target::new(authority.clone(), tls, addresses);
         Self {
             authority,
             tls,

@@ -1,10 +1,12 @@
-//! PROXY → UPSTREAM. A host is resolved and vetted ([`resolve`]), dialled and verified ([`dial`], [`tls`]), and the
-//! connection kept for the next request of the same target and grants ([`pool`], [`http1`]).
+//! PROXY → UPSTREAM. A host is resolved, vetted, dialled and verified ([`berth_outbound`]), and the connection kept for the
+//! next request of the same target and grants ([`pool`], [`http1`]).
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use berth_egress::authority::Authority;
+use berth_outbound::alpn::Alpn;
+use berth_outbound::dial::{DialError, Dialed, Dialer, Leg, Target};
 use http::{Method, Request, Response};
 use http_body::Body as _;
 use http_body_util::BodyExt;
@@ -12,15 +14,9 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use quick_cache::sync::Cache;
 
-use self::dial::{DialError, Dialed, Dialer, Leg, Target};
 use self::http1::{Broken, Http1, Lent};
 use self::pool::{Key, Pool};
 use crate::body::{Body, Fault, empty};
-use crate::tunnel::leaf::Alpn;
-
-pub mod dial;
-pub mod resolve;
-pub mod tls;
 
 pub mod http1;
 pub mod pool;

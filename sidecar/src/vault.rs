@@ -7,21 +7,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
-use berth_egress::decide::Grant;
-use berth_egress::lint;
+use berth_egress::decide::{Exchanges, Grant, Surface};
 use berth_egress::policy::{Policy, Route};
 use berth_egress::rules::Rules;
-use secrecy::{ExposeSecret, SecretString};
+use berth_outbound::identity::{Identity, Roots};
+use parking_lot::Mutex;
+use secrecy::SecretString;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Boottime;
-use crate::redact::{Patterns, Secret};
+use crate::redact::{Patterns, PatternsError};
 use crate::substitute::sigv4::Key;
+use crate::vault::compile::{compile, secrets};
+use crate::vault::minted::{Minted, NewToken, TooMany};
 
-mod identity;
+pub mod minted;
 
-pub use self::identity::Identity;
+mod certificates;
+mod compile;
+mod holder;
+
+pub use self::holder::Holder;
 
 /// What a credential is worth now.
 #[derive(Clone)]
@@ -29,7 +36,7 @@ pub struct Value {
     /// The real one.
     pub secret: SecretString,
     /// Whose it is.
-    pub identity: Identity,
+    pub holder: Holder,
     /// Fingerprint of the grant that allows its use, for the audit trail.
     pub grant: Arc<str>,
     /// When the grant ends.
@@ -44,6 +51,10 @@ pub struct Offer {
     pub values: HashMap<String, Value>,
     /// When the right to use any of it ends, unless it is prolonged; `None` standalone.
     pub lease: Option<Boottime>,
+    /// Routes whose streams go on this long after a later offer doesn't have the route any more.
+    pub drains: HashMap<String, Duration>,
+    /// Bindings whose streams are cut at once, whatever an earlier offer said. A route's name begins with its binding's.
+    pub cut: Vec<String>,
 }
 
 impl Offer {
@@ -53,11 +64,14 @@ impl Offer {
             policy: Policy::default(),
             values: HashMap::new(),
             lease: None,
+            drains: HashMap::new(),
+            cut: Vec::new(),
         }
     }
 }
 
 /// What holds.
+#[derive(Clone)]
 pub struct Snapshot {
     /// Who may go where.
     pub rules: Arc<Rules>,
@@ -66,14 +80,28 @@ pub struct Snapshot {
     values: HashMap<String, Value>,
     stubs: HashMap<String, String>,
     secret_stubs: HashMap<String, SecretString>,
+    /// Names of the credentials whose values are searched for in answers.
+    redacted: Arc<[String]>,
+    identities: HashMap<String, Arc<Identity>>,
+    roots: HashMap<String, Arc<Roots>>,
+    minted: Minted,
     lease: Option<Boottime>,
     routes: HashMap<String, Held>,
 }
 
 /// A route, and what ends the streams that use it.
+#[derive(Clone)]
 struct Held {
     route: Route,
     value: Option<[u8; 32]>,
+    drain: Duration,
+    cut: CancellationToken,
+}
+
+/// A route that isn't granted any more and whose streams may go on for a while.
+struct Draining {
+    route: String,
+    until: Boottime,
     cut: CancellationToken,
 }
 
@@ -96,28 +124,87 @@ pub enum Lapsed {
     /// The grant.
     #[error("the grant has ended")]
     Grant,
+    /// A token that was minted.
+    #[error("the token isn't known or has ended: ask the token endpoint for another")]
+    Token,
     /// There is no value for it.
     #[error("the credential has no value at the moment")]
     Value,
 }
 
+/// A token that isn't kept, and so not passed on.
+#[derive(Debug, thiserror::Error)]
+pub enum MintError {
+    /// The credential that it was asked for with.
+    #[error(transparent)]
+    Lapsed(#[from] Lapsed),
+    /// There are too many.
+    #[error(transparent)]
+    Many(#[from] TooMany),
+    /// It couldn't be found again in an answer.
+    #[error("the token can't be told from other text")]
+    Patterns(#[source] PatternsError),
+}
+
 /// The one place where values are.
 pub struct Vault {
     snapshot: ArcSwap<Snapshot>,
+    draining: Mutex<Vec<Draining>>,
+    /// One change after the other: each is made of what holds before it.
+    changing: Mutex<()>,
     changed: watch::Sender<()>,
+}
+
+impl Offer {
+    /// What of its certificates can't be used: for a file, which is taken whole or not at all.
+    pub fn check_certificates(&self) -> Result<(), Problem> {
+        let mut problems = Vec::new();
+        certificates::identities(&self.policy, &mut self.values.clone(), &mut problems);
+        certificates::roots(&mut self.policy.clone(), &mut problems);
+        problems.into_iter().next().map_or(Ok(()), Err)
+    }
 }
 
 impl Snapshot {
     /// The value that a grant stands for.
     pub fn exchange(&self, grant: &Grant) -> Result<&SecretString, Lapsed> {
-        self.value(grant.credential()).map(|value| &value.secret)
+        match grant.exchanges() {
+            Exchanges::Value => self.value(grant.credential()).map(|value| &value.secret),
+            Exchanges::Token(stub) => self.token(grant, stub),
+            Exchanges::Tokens => Err(Lapsed::Token),
+        }
+    }
+
+    /// The token that a stub stands for, if the grant is one for tokens of its credential.
+    pub fn token(&self, grant: &Grant, stub: &str) -> Result<&SecretString, Lapsed> {
+        self.value(grant.credential())?;
+        let token = match grant.exchanges() {
+            Exchanges::Value => None,
+            Exchanges::Token(_) | Exchanges::Tokens => self.minted.get(stub, grant.credential(), Boottime::now()),
+        };
+        token.ok_or(Lapsed::Token)
+    }
+
+    /// The certificate that a grant allows to be shown; none for a grant of something else.
+    pub fn identity(&self, grant: &Grant) -> Result<Option<Arc<Identity>>, Lapsed> {
+        if *grant.surface() != Surface::ClientCertificate {
+            return Ok(None);
+        }
+        self.value(grant.credential())?;
+        let identity = self.identities.get(grant.credential()).ok_or(Lapsed::Value)?;
+        Ok(Some(Arc::clone(identity)))
+    }
+
+    /// What the hosts of a route are verified with, if it has its own.
+    pub fn roots(&self, route: &str) -> Option<&Arc<Roots>> {
+        self.roots.get(route)
     }
 
     /// The AWS key that a grant stands for.
     pub fn exchange_aws(&self, grant: &Grant) -> Result<Key<'_>, Lapsed> {
         let value = self.value(grant.credential())?;
-        match &value.identity {
-            Identity::Aws {
+        match &value.holder {
+            Holder::Aws {
                 access_key,
                 session_token,
             } => Ok(Key {
@@ -125,15 +212,18 @@ impl Snapshot {
                 secret: &value.secret,
                 token: session_token.as_ref(),
             }),
-            Identity::None | Identity::User(_) => Err(Lapsed::Value),
+            Holder::None | Holder::User(_) => Err(Lapsed::Value),
         }
     }
 
-    /// The user that a grant's secret belongs to, if it is known.
+    /// The user that a grant's value belongs to, if it is known; tokens have none.
     pub fn user(&self, grant: &Grant) -> Option<&str> {
-        match &self.values.get(grant.credential())?.identity {
-            Identity::User(name) => Some(name),
-            Identity::None | Identity::Aws { .. } => None,
+        if *grant.exchanges() != Exchanges::Value {
+            return None;
+        }
+        match &self.values.get(grant.credential())?.holder {
+            Holder::User(name) => Some(name),
+            Holder::None | Holder::Aws { .. } => None,
         }
     }
 
@@ -182,6 +272,12 @@ impl Snapshot {
         &self.stubs
     }
 
+    /// When the grant of a route ends by itself.
+    fn end_of(&self, held: &Held) -> Option<Boottime> {
+        let credential = held.route.credential.as_ref()?;
+        self.values.get(credential)?.until
+    }
+
     /// The next moment at which something ends.
     fn next_end(&self, now: Boottime) -> Option<Boottime> {
         let ends = self.values.values().filter_map(|value| value.until).chain(self.lease);
@@ -194,6 +290,8 @@ impl Vault {
     pub fn closed() -> Self {
         Self {
             snapshot: ArcSwap::from_pointee(compile(Offer::nothing(), None).0),
+            draining: Mutex::default(),
+            changing: Mutex::default(),
             changed: watch::Sender::new(()),
         }
     }
@@ -208,41 +306,70 @@ impl Vault {
         self.snapshot.load_full()
     }
 
-    /// From now on this holds and nothing else. Streams on routes that have changed are cut. Says what of it was left
-    /// out, and the names of the routes that changed.
-    pub fn replace(&self, offer: Offer) -> (Vec<Problem>, Vec<String>) {
+    /// From now on this holds and nothing else. Streams on routes that have changed are cut, or drain. Says what of it
+    /// was left out, and the names of the routes that changed.
+    pub fn replace(&self, mut offer: Offer) -> (Vec<Problem>, Vec<String>) {
+        let _alone = self.changing.lock();
         let old = self.snapshot.load_full();
+        let at_once = std::mem::take(&mut offer.cut);
         let (snapshot, problems) = compile(offer, Some(&old));
         let snapshot = Arc::new(snapshot);
         self.snapshot.store(Arc::clone(&snapshot));
-        let gone: Vec<String> = old
+        let changed = old
             .routes
             .iter()
-            .filter(|(name, held)| snapshot.routes.get(*name).is_none_or(|new| !new.goes_on(held)))
-            .map(|(name, held)| {
-                held.cut.cancel();
-                name.clone()
-            })
-            .collect();
+            .filter(|(name, held)| snapshot.routes.get(*name).is_none_or(|new| !new.goes_on(held)));
+        let changed: Vec<(&String, &Held)> = changed.collect();
+        let now = Boottime::now();
+        let mut draining = self.draining.lock();
+        for (name, held) in &changed {
+            let drained = now.after(held.drain);
+            draining.push(Draining {
+                route: (*name).clone(),
+                until: old.end_of(held).map_or(drained, |end| end.min(drained)),
+                cut: held.cut.clone(),
+            });
+        }
+        draining.retain(|route| {
+            let goes_on = route.until > now && !at_once.iter().any(|binding| is_of(&route.route, binding));
+            if !goes_on {
+                route.cut.cancel();
+            }
+            goes_on
+        });
+        drop(draining);
         self.changed.send_replace(());
-        (problems, gone)
+        (problems, changed.into_iter().map(|(name, _)| name.clone()).collect())
     }
 
     /// Prolongs the lease. What has ended in between stays ended for the streams that were cut.
     pub fn prolong(&self, lease: Boottime) {
-        self.snapshot.rcu(|old| {
-            let routes = old.routes.iter().map(|(name, held)| (name.clone(), held.renewed()));
-            Snapshot {
-                rules: Arc::clone(&old.rules),
-                patterns: old.patterns.clone(),
-                values: old.values.clone(),
-                stubs: old.stubs.clone(),
-                secret_stubs: old.secret_stubs.clone(),
-                lease: Some(lease),
-                routes: routes.collect(),
-            }
-        });
+        let _alone = self.changing.lock();
+        let old = self.snapshot.load_full();
+        let routes = old.routes.iter().map(|(name, held)| (name.clone(), held.renewed()));
+        self.snapshot.store(Arc::new(Snapshot {
+            lease: Some(lease),
+            routes: routes.collect(),
+            ..Snapshot::clone(&old)
+        }));
         self.changed.send_replace(());
+    }
+
+    /// Keeps tokens that were asked for with a credential, and gives the stub of each. From now on they don't come back.
+    pub fn mint(&self, credential: &str, new: Vec<NewToken>) -> Result<Vec<String>, MintError> {
+        let _alone = self.changing.lock();
+        let old = self.snapshot.load_full();
+        let grant = Arc::clone(&old.value(credential)?.grant);
+        let mut minted = old.minted.clone();
+        let stubs = minted.add((credential, old.stub(credential)), &grant, new, Boottime::now())?;
+        let searched = (&*old.redacted, &old.stubs, &old.secret_stubs);
+        let patterns = Patterns::new(secrets(searched, &old.values, &minted));
+        self.snapshot.store(Arc::new(Snapshot {
+            patterns: Some(Arc::new(patterns.map_err(MintError::Patterns)?)),
+            minted,
+            ..Snapshot::clone(&old)
+        }));
+        Ok(stubs)
     }
 
     /// Cuts the streams of whatever ends, when it ends; as long as the sidecar runs.
@@ -252,7 +379,9 @@ impl Vault {
             changed.mark_unchanged();
             let now = Boottime::now();
             self.cut_ended();
-            let pause = self.snapshot.load().next_end(now).map(|end| now.until(end).min(NAP));
+            let drained = self.draining.lock().iter().map(|route| route.until).min();
+            let next = self.snapshot.load().next_end(now).into_iter().chain(drained).min();
+            let pause = next.map(|end| now.until(end).min(NAP));
             tokio::select! {
                 _ = changed.changed() => {}
                 () = tokio::time::sleep(pause.unwrap_or_default()), if pause.is_some() => {}
@@ -261,6 +390,13 @@ impl Vault {
     }
 
     fn cut_ended(&self) {
+        let now = Boottime::now();
+        self.draining.lock().retain(|route| {
+            if route.until <= now {
+                route.cut.cancel();
+            }
+            route.until > now
+        });
         let snapshot = self.snapshot.load();
         for held in snapshot.routes.values() {
             let credential = held.route.credential.as_deref();
@@ -286,127 +422,18 @@ impl Held {
         Self {
             route: self.route.clone(),
             value: self.value,
+            drain: self.drain,
             cut,
         }
     }
 }
 
-fn compile(offer: Offer, old: Option<&Snapshot>) -> (Snapshot, Vec<Problem>) {
-    let Offer {
-        policy,
-        mut values,
-        lease,
-    } = offer;
-    let mut problems = check_values(&policy, &mut values);
-    let patterns = patterns(&policy, &mut values, &mut problems);
-    let stubs = policy
-        .credentials
-        .iter()
-        .map(|credential| (credential.name.clone(), credential.stub.clone()));
-    let stubs = stubs.collect();
-    let secret_stubs = policy.credentials.iter().filter_map(|credential| {
-        let stub = SecretString::from(credential.secret_stub.clone()?);
-        Some((credential.name.clone(), stub))
-    });
-    let secret_stubs = secret_stubs.collect();
-    let routes = policy
-        .routes
-        .iter()
-        .map(|route| (route.name.clone(), hold(route, &values, old)));
-    let routes = routes.collect();
-    let (rules, findings) = Rules::compile(policy);
-    problems.extend(findings.into_iter().map(|finding| Problem {
-        at: finding.field,
-        message: finding.message,
-    }));
-    let snapshot = Snapshot {
-        rules: Arc::new(rules),
-        patterns,
-        values,
-        stubs,
-        secret_stubs,
-        lease,
-        routes,
-    };
-    (snapshot, problems)
+/// Whether a route is one of a binding.
+fn is_of(route: &str, binding: &str) -> bool {
+    route.strip_prefix(binding).is_some_and(|rest| rest.starts_with('/'))
 }
 
-/// Values that can't be used as the policy says are dropped.
-fn check_values(policy: &Policy, values: &mut HashMap<String, Value>) -> Vec<Problem> {
-    let mut problems = Vec::new();
-    for credential in &policy.credentials {
-        let Some(value) = values.get(&credential.name) else {
-            continue;
-        };
-        let checked = lint::check_secret(policy, credential, value.secret.expose_secret().as_bytes());
-        let checked = checked.map_err(|problem| problem.to_string());
-        if let Err(message) = checked.and_then(|()| identity::check(credential, &value.identity)) {
-            values.remove(&credential.name);
-            problems.push(Problem {
-                at: credential.name.clone(),
-                message,
-            });
-        }
-    }
-    problems
-}
-
-/// Of every value that may not come back. One that can't be searched for isn't exchanged either.
-fn patterns(
-    policy: &Policy,
-    values: &mut HashMap<String, Value>,
-    problems: &mut Vec<Problem>,
-) -> Option<Arc<Patterns>> {
-    if let Ok(patterns) = Patterns::new(secrets(policy, values)) {
-        return Some(patterns).filter(|patterns| !patterns.is_empty()).map(Arc::new);
-    }
-    let failed = secrets(policy, values).into_iter().filter_map(|secret| {
-        let name = secret.name.to_owned();
-        Patterns::new([secret]).err().map(|error| (name, error.to_string()))
-    });
-    let failed: Vec<(String, String)> = failed.collect();
-    if failed.is_empty() {
-        values.clear(); // each by itself is fine, so there are too many
-    }
-    for (at, message) in failed {
-        values.remove(&at);
-        problems.push(Problem { at, message });
-    }
-    Patterns::new(secrets(policy, values)).ok().map(Arc::new)
-}
-
-/// What is to be searched for.
-fn secrets<'a>(policy: &'a Policy, values: &'a HashMap<String, Value>) -> Vec<Secret<'a>> {
-    let searched = policy.credentials.iter().filter(|credential| {
-        let mut routes = policy
-            .routes
-            .iter()
-            .filter(|route| route.credential.as_ref() == Some(&credential.name));
-        credential.redact || routes.any(|route| route.redact == Some(true))
-    });
-    let known = searched.filter_map(|credential| Some((credential, values.get(&credential.name)?)));
-    known
-        .flat_map(|(credential, value)| identity::secrets_of(credential, value))
-        .collect()
-}
-
-/// A route that is as it was keeps its streams.
-fn hold(route: &Route, values: &HashMap<String, Value>, old: Option<&Snapshot>) -> Held {
-    let value = route
-        .credential
-        .as_ref()
-        .and_then(|name| values.get(name))
-        .map(Value::digest);
-    let held = Held {
-        route: route.clone(),
-        value,
-        cut: CancellationToken::new(),
-    };
-    match old.and_then(|old| old.routes.get(&route.name)) {
-        Some(old) if held.goes_on(old) => old.renewed(),
-        _ => held,
-    }
-}
-
+/// DESIGN §3, `revoke`.
+const DRAIN_MAX: Duration = Duration::from_mins(1);
 /// Timers stand still while a machine sleeps; leases don't.
 const NAP: Duration = Duration::from_secs(5);

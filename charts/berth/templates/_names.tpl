@@ -44,3 +44,15 @@ spec:
   policyName: {{ .name }}
   validationActions: [Deny]
 {{- end -}}
+
+{{/* The forges as the controller reads them: of Secrets the paths alone. */}}
+{{- define "berth.forges" -}}
+{{- $forges := list -}}
+{{- range .Values.forges -}}
+{{- $forge := pick . "name" "type" "url" "apiURL" "agents" "teams" "machineKeys" -}}
+{{- if .token -}}{{- $_ := set $forge "tokenFile" (printf "/etc/berth/forges/%s/token" .name) -}}{{- end -}}
+{{- if .ca -}}{{- $_ := set $forge "caFile" (printf "/etc/berth/forges/%s/ca.crt" .name) -}}{{- end -}}
+{{- $forges = append $forges $forge -}}
+{{- end -}}
+{{- toJson $forges -}}
+{{- end }}

@@ -4,9 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use berth_protocol::control::control_server::ControlServer;
-use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
@@ -14,18 +13,19 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
 use super::server::ControlService;
+use super::tls::Material;
 
 use crate::telemetry::chain;
 
 /// Serves until cancelled.
 pub async fn serve(
     listener: TcpListener,
-    tls: Arc<ServerConfig>,
+    material: watch::Receiver<Arc<Material>>,
     service: ControlService,
     cancel: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
     let (sender, receiver) = mpsc::channel(HANDSHAKES_MAX);
-    let accepting = accept(listener, TlsAcceptor::from(tls), sender);
+    let accepting = accept(listener, material, sender);
     let serving = Server::builder()
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE))
@@ -39,7 +39,12 @@ pub async fn serve(
     }
 }
 
-async fn accept(listener: TcpListener, tls: TlsAcceptor, sender: mpsc::Sender<std::io::Result<TlsStream<TcpStream>>>) {
+/// With the certificate of the moment: a new one holds from the next connection on.
+async fn accept(
+    listener: TcpListener,
+    material: watch::Receiver<Arc<Material>>,
+    sender: mpsc::Sender<std::io::Result<TlsStream<TcpStream>>>,
+) {
     let permits = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
         let stream = match listener.accept().await {
@@ -50,7 +55,8 @@ async fn accept(listener: TcpListener, tls: TlsAcceptor, sender: mpsc::Sender<st
                 continue;
             }
         };
-        let (tls, sender) = (tls.clone(), sender.clone());
+        let tls = TlsAcceptor::from(Arc::clone(&material.borrow().server));
+        let sender = sender.clone();
         tokio::spawn(async move {
             let _permit = permit;
             // A handshake that fails is the client's affair; a health prober does it all the time.

@@ -279,6 +279,7 @@ impl AttachedStream {
     /// The sidecar holds an assignment: it counts if this leader has pushed that one to it.
     fn hold(&self, ack: &Ack) {
         let incarnation = i64::try_from(ack.incarnation).unwrap_or(0);
+        let mut bound = false;
         self.context.registry.update(&self.pod.uid, |facts| {
             if let Some(granted) = facts
                 .granted
@@ -287,9 +288,21 @@ impl AttachedStream {
             {
                 granted.acknowledged = true;
             } else if facts.assigned == Some(incarnation) {
-                facts.acknowledged = Some(incarnation);
+                bound = facts.acknowledged.replace(incarnation) != Some(incarnation);
             }
         });
+        if let Some(link) = bound
+            .then(|| self.context.sessions_on_pods.get(&self.pod.uid))
+            .flatten()
+        {
+            tracing::info!(
+                session.namespace = link.session.namespace,
+                session.name = link.session.name,
+                incarnation,
+                pod = self.pod.name,
+                "assignment acknowledged"
+            );
+        }
         self.poke();
     }
 

@@ -13,7 +13,7 @@ use super::declared::Declarations;
 use super::mirror::{self, words};
 use super::tree::{self, Paths};
 use super::wire::{Answer, Request, Tip};
-use super::{history, manifest, transport};
+use super::{history, inspect, introduced, manifest, transport};
 
 /// Reads the request, writes the answer.
 pub fn run() -> ExitCode {
@@ -24,7 +24,11 @@ pub fn run() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let answer = fetch(&request).map_or_else(Answer::Failed, Answer::Tip);
+    let answer = match &request.inspect {
+        Some(wanted) => inspect::inspect(&request, wanted).map(Answer::Inspected),
+        None => fetch(&request).map(Answer::Tip),
+    };
+    let answer = answer.unwrap_or_else(Answer::Failed);
     let mut output = io::stdout().lock();
     match serde_json::to_writer(&mut output, &answer)
         .map_err(io::Error::from)
@@ -108,6 +112,7 @@ fn declarations(repository: &Repository, tip: &Commit<'_>, request: &Request) ->
     }
     let held = request.held.as_deref().and_then(|held| Oid::from_str(held).ok());
     history::attribute(repository, tip, held, &mut declarations.objects, &request.namespace);
+    introduced::trace(repository, tip, &mut declarations.objects, request);
     Ok(declarations)
 }
 

@@ -7,6 +7,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::introduced::Introduced;
+
 /// The kinds that a source applies, in the order they are applied in.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 pub enum Kind {
@@ -68,6 +70,9 @@ pub struct Declared {
     pub commit: String,
     /// Author of that commit.
     pub author: String,
+    /// Of a binding: where its fingerprint comes from, as far as that could be found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub introduced: Option<Introduced>,
 }
 
 impl Declared {

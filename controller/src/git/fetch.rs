@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 
-use super::wire::{Answer, Request, Tip};
+use super::wire::{Answer, Inspected, Request, Tip};
 
 /// Why a source couldn't be fetched.
 #[derive(Debug, thiserror::Error)]
@@ -27,12 +27,26 @@ pub fn folder(cache: &Path, source_uid: &str) -> PathBuf {
 
 /// Fetches one source in a process of its own: `program` is `berth-controller`.
 pub async fn fetch(program: &Path, request: &Request) -> Result<Tip, FetchError> {
-    let answered = tokio::time::timeout(TIME_MAX, exchange(program, request)).await;
-    let answer = answered.map_err(|_elapsed| FetchError::Child("it took too long".to_owned()))?;
-    match answer.map_err(|error| FetchError::Child(error.to_string()))? {
+    match answer(program, request).await? {
         Answer::Tip(tip) => Ok(tip),
         Answer::Failed(why) => Err(FetchError::Refused(why)),
+        Answer::Inspected(_) => Err(FetchError::Child("it answered something else".to_owned())),
     }
+}
+
+/// Reads commits of a pull request, in a process of its own and without touching what [`fetch`] uses.
+pub async fn inspect(program: &Path, request: &Request) -> Result<Inspected, FetchError> {
+    match answer(program, request).await? {
+        Answer::Inspected(inspected) => Ok(inspected),
+        Answer::Failed(why) => Err(FetchError::Refused(why)),
+        Answer::Tip(_) => Err(FetchError::Child("it answered something else".to_owned())),
+    }
+}
+
+async fn answer(program: &Path, request: &Request) -> Result<Answer, FetchError> {
+    let answered = tokio::time::timeout(TIME_MAX, exchange(program, request)).await;
+    let answer = answered.map_err(|_elapsed| FetchError::Child("it took too long".to_owned()))?;
+    answer.map_err(|error| FetchError::Child(error.to_string()))
 }
 
 async fn exchange(program: &Path, request: &Request) -> std::io::Result<Answer> {

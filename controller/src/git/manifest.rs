@@ -41,6 +41,15 @@ pub fn hashes(text: &str, namespace: &str) -> Vec<String> {
     yaml::split(text).iter().filter_map(declared).collect()
 }
 
+/// Names and objects of the bindings that one file declares.
+pub fn bindings(text: &str, namespace: &str) -> Vec<(String, Value)> {
+    let declared = |document: &Document<'_>| {
+        let (key, object) = declare(&document.read().ok()?, namespace).ok()??;
+        (key.kind == Kind::Binding).then_some((key.name, object))
+    };
+    yaml::split(text).iter().filter_map(declared).collect()
+}
+
 fn take(all: &mut Declarations, file: &File, document: &Document<'_>, namespace: &str) {
     let node = match document.read() {
         Ok(node) => node,
@@ -70,6 +79,7 @@ fn take(all: &mut Declarations, file: &File, document: &Document<'_>, namespace:
             object,
             commit: String::new(),
             author: String::new(),
+            introduced: None,
         }),
         Ok(None) => all.skipped += 1,
         Err(refusal) => {

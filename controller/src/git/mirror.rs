@@ -55,7 +55,7 @@ pub fn bring<'a>(repository: &'a Repository, request: &Request) -> Result<Commit
     if let Ok(commit) = repository.find_commit(tip) {
         return Ok(commit);
     }
-    download(&mut remote, &request.branch)?;
+    download(&mut remote, &format!("+refs/heads/{}:{TIP}", request.branch))?;
     let fetched = repository
         .find_reference(TIP)
         .and_then(|reference| reference.peel_to_commit());
@@ -78,7 +78,8 @@ fn remote_tip(remote: &mut Remote<'_>, branch: &str) -> Result<Oid, String> {
     tip.ok_or_else(|| format!("the repository has no branch {branch}"))
 }
 
-fn download(remote: &mut Remote<'_>, branch: &str) -> Result<(), String> {
+/// Fetches what a refspec names, within bounds.
+pub fn download(remote: &mut Remote<'_>, refspec: &str) -> Result<(), String> {
     let mut many = false;
     let mut callbacks = RemoteCallbacks::new();
     callbacks.transfer_progress(|progress| {
@@ -90,7 +91,7 @@ fn download(remote: &mut Remote<'_>, branch: &str) -> Result<(), String> {
         .remote_callbacks(callbacks)
         .download_tags(AutotagOption::None)
         .update_fetchhead(false);
-    let done = remote.fetch(&[format!("+refs/heads/{branch}:{TIP}")], Some(&mut options), None);
+    let done = remote.fetch(&[refspec], Some(&mut options), None);
     drop(options);
     let many_objects = format!("the branch has more than {OBJECTS_MAX} objects; use a repository of manifests alone");
     done.map_err(|error| {
@@ -116,7 +117,7 @@ pub fn words(what: &str, error: &git2::Error) -> String {
 }
 
 /// Where the fetched tip is kept.
-const TIP: &str = "refs/berth/tip";
+pub const TIP: &str = "refs/berth/tip";
 /// A repository of manifests has thousands.
 const OBJECTS_MAX: usize = 500_000;
 /// One a push; a clone anew once a day costs less than packing together.

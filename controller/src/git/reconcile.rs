@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use berth_crds::{GitSource, Reason, SourceMode, label};
 use http::HeaderMap;
+use jiff::Timestamp;
 use kube::api::{Api, PostParams};
 use kube::config::Config;
 use kube::{Resource, ResourceExt};
@@ -21,9 +22,11 @@ use super::live::live;
 use super::plan::{Prune, plan};
 use super::status::{Handled, State, status};
 use super::webhook;
-use super::wire::Request;
+use super::wire::{Inspect, Inspected, Request};
 use crate::context::{Context, NotLeading};
+use crate::grant::evidence::ask::Evidence;
 use crate::grant::tip::{SourceTip, TipObjects};
+use crate::session::plan::time;
 use crate::telemetry::chain;
 use crate::watch::{Caches, Name};
 use crate::work::Outcome;
@@ -34,6 +37,8 @@ pub struct Sources {
     program: PathBuf,
     cache: PathBuf,
     inner: Mutex<HashMap<Name, Memory>>,
+    /// One at a time looks into pull requests, so that fetches of branches keep their memory and cores.
+    inspecting: tokio::sync::Mutex<()>,
 }
 
 #[derive(Clone, Default)]
@@ -46,6 +51,8 @@ struct Memory {
     /// A webhook came.
     asked: bool,
     tip: Option<Arc<Held>>,
+    /// When this process saw the branch rewound.
+    rewound_at: Option<Timestamp>,
     /// What was published as Events and recorded.
     told: Option<Told>,
 }
@@ -94,6 +101,7 @@ impl Sources {
             program: std::env::current_exe().unwrap_or_default(),
             cache: cache.to_owned(),
             inner: Mutex::default(),
+            inspecting: tokio::sync::Mutex::default(),
         }
     }
 
@@ -121,7 +129,7 @@ impl Sources {
     }
 
     /// What the sources of a namespace say of bindings and sessions, by their newest tips.
-    pub fn tips(&self, caches: &Caches, namespace: &str) -> Vec<SourceTip> {
+    pub fn tips(&self, caches: &Caches, namespace: &str, evidence: &Evidence) -> Vec<SourceTip> {
         let inner = self.inner.lock();
         let sources = caches
             .sources
@@ -131,12 +139,32 @@ impl Sources {
         let tips = sources.map(|source| {
             let memory = inner.get(&Name::of(&*source));
             let same = memory.filter(|memory| Some(&memory.uid) == source.uid().as_ref());
+            let written = source
+                .status
+                .as_ref()
+                .and_then(|status| Some(status.rewound_at.as_ref()?.0));
             SourceTip {
                 declared: same.and_then(|memory| Some(Arc::clone(&memory.tip.as_ref()?.granting))),
+                rewound_at: same.and_then(|memory| memory.rewound_at).max(written),
+                place: evidence.place(&source.spec.url),
                 source,
             }
         });
         tips.collect()
+    }
+
+    /// What commits of a pull request say, by a clone beside the source's own.
+    pub async fn inspect(&self, context: &Context, name: &Name, wanted: Inspect) -> Result<Inspected, String> {
+        let Some(source) = context.caches.source(name) else {
+            return Err(format!("GitSource {} is gone", name.name));
+        };
+        let request = Request {
+            inspect: Some(wanted),
+            ..request(context, &source).await?
+        };
+        let _one = self.inspecting.lock().await;
+        let inspected = fetch::inspect(&self.program, &request).await;
+        inspected.map_err(|error| error.to_string())
     }
 
     /// A webhook of this source came: the next look fetches.
@@ -287,19 +315,11 @@ async fn held(
     Ok(held)
 }
 
-async fn fetch_tip(context: &Context, source: &GitSource, held: Option<&Arc<Held>>) -> Result<Arc<Held>, String> {
-    let (login, ca) = context
-        .sources
-        .accounts
-        .login(source)
-        .await
-        .map_err(|error| error.to_string())?;
-    let attempted = source
-        .status
-        .as_ref()
-        .and_then(|status| status.last_attempted_revision.as_deref());
-    let before = attempted.and_then(|attempted| attempted.split_once("@sha1:"));
-    let request = Request {
+/// What a child is told of a source.
+async fn request(context: &Context, source: &GitSource) -> Result<Request, String> {
+    let login = context.sources.accounts.login(source).await;
+    let (login, ca) = login.map_err(|error| error.to_string())?;
+    Ok(Request {
         url: source.spec.url.clone(),
         branch: source.spec.reference.branch.clone(),
         folder: fetch::folder(&context.sources.cache, &source.uid().unwrap_or_default()),
@@ -308,10 +328,22 @@ async fn fetch_tip(context: &Context, source: &GitSource, held: Option<&Arc<Held
         exclude: source.spec.exclude.clone(),
         login,
         ca,
+        ..Request::default()
+    })
+}
+
+async fn fetch_tip(context: &Context, source: &GitSource, held: Option<&Arc<Held>>) -> Result<Arc<Held>, String> {
+    let attempted = source
+        .status
+        .as_ref()
+        .and_then(|status| status.last_attempted_revision.as_deref());
+    let before = attempted.and_then(|attempted| attempted.split_once("@sha1:"));
+    let request = Request {
         held: held.map(|held| held.commit.clone()),
         before: before
             .filter(|(branch, _)| *branch == source.spec.reference.branch)
             .map(|(_, commit)| commit.to_owned()),
+        ..request(context, source).await?
     };
     let tip = fetch::fetch(&context.sources.program, &request)
         .await
@@ -322,6 +354,9 @@ async fn fetch_tip(context: &Context, source: &GitSource, held: Option<&Arc<Held
             request.branch, tip.commit
         );
         context.events.publish(source, Reason::Rewound, &note, true);
+        let now = context.clock.now();
+        let name = Name::of(source);
+        context.sources.update(&name, |memory| memory.rewound_at = Some(now));
     }
     match (tip.declarations, held) {
         (None, Some(held)) => Ok(Arc::clone(held)),
@@ -370,7 +405,11 @@ async fn carry_out(context: &Context, source: &GitSource, held: &Held) -> Result
 }
 
 async fn write_status(context: &Context, name: &Name, source: &GitSource, state: &State) -> Result<(), SourceFailure> {
-    let new = status(source, state, context.clock.now());
+    let mut new = status(source, state, context.clock.now());
+    let rewound = context.sources.memory(name, source).rewound_at;
+    if let Some(rewound) = rewound.filter(|_| matches!(state, State::Handled(_))) {
+        new.rewound_at = Some(time(rewound));
+    }
     if source.status.as_ref() == Some(&new) {
         return Ok(());
     }

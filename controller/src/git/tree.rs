@@ -38,7 +38,8 @@ impl Paths {
         })
     }
 
-    fn wanted(&self, path: &str) -> bool {
+    /// Whether a file of this path is read.
+    pub fn wanted(&self, path: &str) -> bool {
         let manifest = [".yaml", ".yml", ".json"]
             .iter()
             .any(|extension| path.ends_with(extension));

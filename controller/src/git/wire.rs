@@ -1,11 +1,13 @@
 //! What `run` and its child `fetch` say to each other: one JSON request on standard input, one answer on standard
 //! output.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use super::declared::Declarations;
+use crate::grant::fingerprint::Fingerprint;
 
 /// One source to fetch. Holds that source's credentials and no other's.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -30,6 +32,38 @@ pub struct Request {
     pub held: Option<String>,
     /// The tip seen before, to tell whether the branch was rewound.
     pub before: Option<String>,
+    /// Not the tip is wanted but what commits of a pull request say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inspect: Option<Inspect>,
+}
+
+/// Commits of a pull request whose documents are wanted.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct Inspect {
+    /// Number of the pull request: its commits stand under `refs/pull/<number>/head`.
+    pub pull: u64,
+    /// The commit on the branch that the merge made.
+    pub merge: String,
+    /// Its head, and heads that were reviewed.
+    pub commits: Vec<String>,
+    /// The bindings that are asked about.
+    pub names: BTreeSet<String>,
+}
+
+/// What commits of a pull request say.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Inspected {
+    /// By commit; one that isn't to be had is left out.
+    pub heads: BTreeMap<String, Head>,
+}
+
+/// What one head of a pull request says of bindings, by their names.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Head {
+    /// At that commit.
+    pub here: BTreeMap<String, Fingerprint>,
+    /// Where it had left the branch: what a reviewer was not shown as new.
+    pub before: BTreeMap<String, Fingerprint>,
 }
 
 /// How to log in to a git server.
@@ -64,6 +98,8 @@ impl std::fmt::Debug for Login {
 pub enum Answer {
     /// The branch's tip.
     Tip(Tip),
+    /// Commits of a pull request.
+    Inspected(Inspected),
     /// It couldn't be had, in words for the author of the GitSource.
     Failed(String),
 }

@@ -46,6 +46,8 @@ pub struct Token {
     pub value: SecretString,
     /// When it ends.
     pub expires: Timestamp,
+    /// When the next one is asked for.
+    pub renew: Timestamp,
 }
 
 /// There is no token.
@@ -186,6 +188,7 @@ impl GitHub {
         let token = Token {
             value: minted.token,
             expires: minted.expires_at,
+            renew: minted.expires_at.checked_sub(AHEAD).unwrap_or(now),
         };
         let held = Held {
             app: app.clone(),

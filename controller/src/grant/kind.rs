@@ -2,22 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use berth_crds::{CredentialSource, KeyRef, Reason};
+use berth_crds::Reason;
 use berth_protocol::control::AwsIdentity;
 use secrecy::{ExposeSecret, SecretSlice};
 
 mod registry;
-
-/// The keys of Secrets that a value is made of, or minted by. None for a source that this release doesn't have.
-pub fn keys_of(source: &CredentialSource) -> Vec<&KeyRef> {
-    let app = source.github_app.as_ref().map(|app| &app.private_key_ref);
-    let aws = source.aws_sig_v4.as_ref().map(|aws| {
-        let keys = [&aws.access_key_ref, &aws.secret_key_ref];
-        keys.into_iter().chain(&aws.session_token_ref)
-    });
-    let single = source.secret_ref.as_ref().or(app);
-    single.into_iter().chain(aws.into_iter().flatten()).collect()
-}
 
 /// A Secret, read for one push.
 pub struct Content {
@@ -46,6 +35,16 @@ pub struct Unusable {
     pub reason: Reason,
     /// For people: follows the Secret's name, and holds no part of its values.
     pub message: String,
+}
+
+impl Material {
+    /// A secret that speaks for itself.
+    pub fn of(secret: Vec<u8>) -> Self {
+        Self {
+            secret,
+            ..Self::default()
+        }
+    }
 }
 
 impl Content {

@@ -3,20 +3,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use berth_crds::{
-    AgentSession, AwsSigV4, CredentialBinding, EgressRoute, EgressTls, GitAccess, Injection, KeyRef, ProtectedPaths,
-    Route,
+    AgentSession, AwsSigV4, CredentialBinding, EgressRoute, EgressTls, GitAccess, GitSource, Injection, KeyRef,
+    ProtectedPaths, Reason, Route, Tokens,
 };
 use berth_egress::policy::{self, Policy};
 use berth_protocol::environment;
 use hmac::{Hmac, KeyInit, Mac};
 use jiff::Timestamp;
-use kube::ResourceExt;
+use kube::{Resource, ResourceExt};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::decide::SessionGrant;
+use super::decide::{SessionGrant, Verdict};
+use super::tracked;
 
 /// What a session may do, and where the values come from.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -25,6 +28,10 @@ pub struct Offer {
     pub policy: Policy,
     /// One for each credential.
     pub credentials: Vec<Credential>,
+    /// Seconds that open streams of a route may go on once it isn't granted any more.
+    pub drains: BTreeMap<String, u32>,
+    /// Bindings whose streams are cut at once ([`at_once`]).
+    pub cut: Vec<String>,
 }
 
 /// A credential that a session may use.
@@ -32,8 +39,6 @@ pub struct Offer {
 pub struct Credential {
     /// Its name.
     pub name: String,
-    /// The binding that grants it.
-    pub binding: String,
     /// Where its value is.
     pub value: ValueSource,
     /// Version of its Secrets.
@@ -51,6 +56,8 @@ pub enum ValueSource {
     Secret(KeyRef, BTreeSet<String>),
     /// The parts of an AWS key.
     Aws(AwsSigV4),
+    /// A client's certificate with its key, from a Secret.
+    Certificate(KeyRef),
     /// A token that was minted for this binding.
     Minted(String),
 }
@@ -66,15 +73,24 @@ impl InstallKey {
     }
 
     /// HMAC-SHA256 over parts that can't run into each other.
-    fn derive(&self, parts: &[&str]) -> Vec<u8> {
-        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&self.0) else {
-            return Vec::new(); // HMAC takes keys of any length
-        };
+    pub fn derive(&self, parts: &[&str]) -> Vec<u8> {
+        let mac = self.over(parts);
+        mac.map(|mac| mac.finalize().into_bytes().to_vec()).unwrap_or_default()
+    }
+
+    /// Whether this was derived from these parts, in a time that tells nothing.
+    pub fn confirms(&self, parts: &[&str], derived: &[u8]) -> bool {
+        self.over(parts).is_some_and(|mac| mac.verify_slice(derived).is_ok())
+    }
+
+    /// `None` never: HMAC takes keys of any length.
+    fn over(&self, parts: &[&str]) -> Option<Hmac<Sha256>> {
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).ok()?;
         for part in parts {
             mac.update(&part.len().to_be_bytes());
             mac.update(part.as_bytes());
         }
-        mac.finalize().into_bytes().to_vec()
+        Some(mac)
     }
 }
 
@@ -130,6 +146,21 @@ fn secret_stub(key: &InstallKey, uid: &str, name: &str) -> String {
     format!("stub_secret_{letters}")
 }
 
+/// Bindings whose streams don't drain: the brake was pulled, or the owner's side permits it no more.
+pub fn at_once(bindings: &[&CredentialBinding], verdicts: &BTreeMap<String, Verdict>) -> Vec<String> {
+    let stopped = bindings.iter().filter(|binding| {
+        let Some(Verdict::Inactive { reason, .. }) = verdicts.get(&binding.name_any()) else {
+            return false;
+        };
+        match reason {
+            Reason::Revoked => binding.meta().deletion_timestamp.is_none(),
+            Reason::Progressing | Reason::NotInSource | Reason::Suspended | Reason::NotYet | Reason::Expired => false,
+            _ => true,
+        }
+    });
+    stopped.map(|binding| binding.name_any()).collect()
+}
+
 /// Letters and digits alone, whatever a program checks.
 fn letters_of(key: &InstallKey, uid: &str, name: &str, count: usize) -> String {
     const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
@@ -138,13 +169,15 @@ fn letters_of(key: &InstallKey, uid: &str, name: &str, count: usize) -> String {
     letters.take(count).map(|letter| char::from(*letter)).collect()
 }
 
-/// What a session's sidecar is to hold. `minted` says until when the token of a binding lasts.
+/// What a session's sidecar is to hold. `minted` says until when the token of a binding lasts, `sources` what Berth reads
+/// from git, in whatever namespace.
 pub fn offer(
     grants: &[SessionGrant],
     bindings: &[&CredentialBinding],
     egress: &[EgressRoute],
     stubs: &BTreeMap<String, String>,
     minted: &BTreeMap<String, Timestamp>,
+    sources: &[Arc<GitSource>],
 ) -> Offer {
     let mut offer = Offer::default();
     for grant in grants {
@@ -156,16 +189,22 @@ pub fn offer(
         let Some(stub) = stubs.get(&credential.name) else {
             continue;
         };
-        let Some((value, version, expires)) = value_of(grant, credential, minted) else {
+        let Some((value, version, expires)) = value_of(grant, binding, minted) else {
             continue; // not minted yet
         };
         let secret_stub = stubs.get(&environment::aws_secret_name(&credential.name));
         let aws = credential.source.aws_sig_v4.as_ref();
         let routes = active.permitted.routes.iter();
-        offer
-            .policy
-            .routes
-            .extend(routes.map(|route| granted(&grant.binding, credential, route)));
+        let routes: Vec<policy::Route> = routes
+            .map(|route| granted(&grant.binding, credential, route, sources))
+            .collect();
+        let drain = binding.spec.revoke.as_ref().and_then(|revoke| revoke.drain);
+        if let Some(seconds) = drain.and_then(|drain| u32::try_from(Duration::from(drain).as_secs()).ok()) {
+            offer
+                .drains
+                .extend(routes.iter().map(|route| (route.name.clone(), seconds)));
+        }
+        offer.policy.routes.extend(routes);
         if offer.credentials.iter().any(|known| known.name == credential.name) {
             continue;
         }
@@ -178,10 +217,9 @@ pub fn offer(
         });
         offer.credentials.push(Credential {
             name: credential.name.clone(),
-            binding: grant.binding.clone(),
             value,
             version,
-            fingerprint: active.fingerprint.clone(),
+            fingerprint: active.grant.fingerprint.clone(),
             expires,
         });
     }
@@ -192,11 +230,13 @@ pub fn offer(
 /// Where a value comes from, the version of that, and when it ends; `None` for a token that isn't minted yet.
 fn value_of(
     grant: &SessionGrant,
-    credential: &berth_crds::Credential,
+    binding: &CredentialBinding,
     minted: &BTreeMap<String, Timestamp>,
 ) -> Option<(ValueSource, String, Option<Timestamp>)> {
     let active = &grant.active;
-    let value = match (&credential.source.secret_ref, &credential.source.aws_sig_v4) {
+    let source = &binding.spec.credential.source;
+    let value = match (&source.secret_ref, &source.aws_sig_v4) {
+        (Some(secret), _) if shows_certificate(binding) => ValueSource::Certificate(secret.clone()),
         (Some(secret), _) => {
             let hosts = active.permitted.routes.iter().map(|route| route.host.clone());
             ValueSource::Secret(secret.clone(), hosts.collect())
@@ -226,12 +266,25 @@ impl Offer {
             ])
         });
         let credentials: Vec<serde_json::Value> = credentials.collect();
-        let text = serde_json::json!([serde_json::to_value(&self.policy).ok(), credentials]).to_string();
+        let policy = serde_json::to_value(&self.policy).ok();
+        let text = serde_json::json!([policy, credentials, self.drains, self.cut]).to_string();
         Sha256::digest(text).into()
     }
 }
 
-fn granted(binding: &str, credential: &berth_crds::Credential, route: &Route) -> policy::Route {
+/// The schema has it that all routes do or none.
+fn shows_certificate(binding: &CredentialBinding) -> bool {
+    let mut routes = binding.spec.routes.iter();
+    routes.any(|route| route.inject.client_certificate.is_some())
+}
+
+/// A permitted route in the sidecar's grammar. `sources`: whose paths its pushes may not touch.
+pub fn granted(
+    binding: &str,
+    credential: &berth_crds::Credential,
+    route: &Route,
+    sources: &[Arc<GitSource>],
+) -> policy::Route {
     let ranges = route.inject.aws_sig_v4.as_ref().is_some_and(|aws| aws.ranges);
     let methods = if route.methods.is_empty() && route.git.is_none() {
         vec!["*".to_owned()]
@@ -248,7 +301,6 @@ fn granted(binding: &str, credential: &berth_crds::Credential, route: &Route) ->
         inject: injection(&route.inject).or_else(|| signature(credential, &route.inject)),
         range: ranges,
         redact: ranges.then_some(false),
-        minting: route.minting,
         git: route.git.as_ref().map(|git| policy::GitRoute {
             repos: git.repos.clone(),
             access: match git.access {
@@ -256,9 +308,17 @@ fn granted(binding: &str, credential: &berth_crds::Credential, route: &Route) ->
                 GitAccess::Write => policy::GitAccess::Write,
             },
             ref_prefixes: git.ref_prefixes.clone(),
+            protect: tracked::globs(route, sources),
         }),
         websocket: route.websocket,
+        minting: route.minting,
+        set_cookie: route.set_cookie,
         addresses: networks(&route.addresses),
+        tokens: route.tokens.map(|tokens| match tokens {
+            Tokens::Endpoint => policy::Tokens::Endpoint,
+            Tokens::Minted => policy::Tokens::Minted,
+        }),
+        ca: route.ca.clone(),
         protected_paths: match route
             .git
             .as_ref()

@@ -1,16 +1,17 @@
 //! Pure: what GrantPolicies let a binding's routes be. A route may be narrowed, never widened: permitted is the route ∩
 //! the union of `allow` − the union of `deny` (DESIGN §3). What can't be cut exactly is left out.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use berth_crds::{
-    AllowRule, CredentialBinding, CredentialSource, DenyRule, GrantPolicy, GrantPolicySpec, KeyRef, Match, Require,
-    Route, SourceSet,
+    AllowRule, CredentialBinding, CredentialSource, DenyRule, GrantPolicy, GrantPolicySpec, KeyRef, Match,
+    Repositories, Require, Route, SourceSet,
 };
 use berth_egress::pattern::HostPattern;
 use kube::Resource;
 
-use super::kind::keys_of;
+use super::decide::keys_of;
 
 /// What the policies make of a binding.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -31,31 +32,96 @@ pub enum DefaultPolicy {
     Allow,
 }
 
-/// The policies that speak of a binding, for widening and for narrowing apart: a `match` that can't be judged in this
-/// release never allows and always restricts.
+/// The policies that speak of a binding, for widening and for narrowing apart: one of which that can't be told never
+/// allows and always restricts.
 pub struct Matching<'a> {
     allowing: Vec<&'a GrantPolicySpec>,
     restricting: Vec<&'a GrantPolicySpec>,
+    wants_id: bool,
+}
+
+/// Where a binding's document stands.
+pub struct Where<'a> {
+    /// Name of the forge; `None` for a server that is none of the install's.
+    pub forge: Option<&'a str>,
+    /// The forge's id of the repository, once it is known.
+    pub repository: Option<i64>,
+    /// The branch.
+    pub branch: &'a str,
+    /// Path of the file.
+    pub path: &'a str,
+}
+
+/// Whether a policy speaks of a binding.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Speaks {
+    No,
+    Unknown,
+    Yes,
 }
 
 impl<'a> Matching<'a> {
-    /// Of a binding in this namespace.
-    pub fn of(namespace: &str, policies: &'a [Arc<GrantPolicy>]) -> Self {
+    /// Of a binding in this namespace, with these labels as far as they are known, whose document stands there: `None`
+    /// for one that stands nowhere.
+    pub fn of(
+        namespace: &str,
+        labels: Option<&BTreeMap<String, String>>,
+        document: Option<&Where<'_>>,
+        policies: &'a [Arc<GrantPolicy>],
+    ) -> Self {
+        Self::by(policies, |matches| {
+            let place = document.map_or(Speaks::No, |document| speaks_of_document(matches, document));
+            let place = if matches.repositories.is_empty() {
+                Speaks::Yes
+            } else {
+                place
+            };
+            speaks_of_namespace(matches, namespace, labels).min(place)
+        })
+    }
+
+    /// Of any binding in this namespace, wherever its document stands.
+    pub fn of_namespace(
+        namespace: &str,
+        labels: Option<&BTreeMap<String, String>>,
+        policies: &'a [Arc<GrantPolicy>],
+    ) -> Self {
+        Self::by(policies, |matches| {
+            let place = if matches.repositories.is_empty() {
+                Speaks::Yes
+            } else {
+                Speaks::Unknown
+            };
+            speaks_of_namespace(matches, namespace, labels).min(place)
+        })
+    }
+
+    fn by(policies: &'a [Arc<GrantPolicy>], speaks: impl Fn(&Match) -> Speaks) -> Self {
+        let mut matching = Self {
+            allowing: Vec::new(),
+            restricting: Vec::new(),
+            wants_id: false,
+        };
         let live = policies
             .iter()
             .filter(|policy| policy.meta().deletion_timestamp.is_none());
-        let specs: Vec<&GrantPolicySpec> = live.map(|policy| &policy.spec).collect();
-        let named =
-            |matches: &Match| matches.namespaces.is_empty() || matches.namespaces.iter().any(|name| name == namespace);
-        let speaks = |spec: &&&GrantPolicySpec| spec.matches.as_ref().is_none_or(named);
-        let judged = |spec: &&&GrantPolicySpec| {
-            let unjudged = |matches: &Match| matches.namespace_selector.is_some() || !matches.repositories.is_empty();
-            !spec.matches.as_ref().is_some_and(unjudged)
-        };
-        Self {
-            allowing: specs.iter().filter(speaks).filter(judged).copied().collect(),
-            restricting: specs.iter().filter(speaks).copied().collect(),
+        for spec in live.map(|policy| &policy.spec) {
+            let found = spec.matches.as_ref().map_or(Speaks::Yes, &speaks);
+            if found == Speaks::Yes {
+                matching.allowing.push(spec);
+            }
+            if found != Speaks::No {
+                matching.restricting.push(spec);
+                let repositories = spec.matches.as_ref().map(|matches| matches.repositories.len());
+                matching.wants_id |= repositories.is_some_and(|count| count > 0);
+            }
         }
+        matching
+    }
+
+    /// Whether one of them speaks of repositories by their ids.
+    pub fn wants_id(&self) -> bool {
+        self.wants_id
     }
 
     /// What every one of them requires.
@@ -100,6 +166,40 @@ impl<'a> Matching<'a> {
         }
         permitted
     }
+}
+
+fn speaks_of_namespace(matches: &Match, namespace: &str, labels: Option<&BTreeMap<String, String>>) -> Speaks {
+    if !matches.namespaces.is_empty() && !matches.namespaces.iter().any(|name| name == namespace) {
+        return Speaks::No;
+    }
+    match (&matches.namespace_selector, labels) {
+        (None, _) => Speaks::Yes,
+        (Some(_), None) => Speaks::Unknown,
+        (Some(selector), Some(labels)) if selector.matches(labels) => Speaks::Yes,
+        (Some(_), Some(_)) => Speaks::No,
+    }
+}
+
+/// By the one of its repositories that fits best. What is on a server that isn't one of the install's may be a
+/// repository of one of them by another name.
+fn speaks_of_document(matches: &Match, document: &Where<'_>) -> Speaks {
+    let one = |wanted: &Repositories| {
+        if wanted.branch != document.branch || !is_below(document.path, wanted.path.as_deref()) {
+            return Speaks::No;
+        }
+        match (document.forge, document.repository) {
+            (Some(forge), _) if wanted.forge != forge => Speaks::No,
+            (Some(_), Some(id)) if id == wanted.repository_id => Speaks::Yes,
+            (Some(_), Some(_)) => Speaks::No,
+            (Some(_) | None, None) | (None, Some(_)) => Speaks::Unknown,
+        }
+    };
+    matches.repositories.iter().map(one).max().unwrap_or(Speaks::Yes)
+}
+
+fn is_below(path: &str, folder: Option<&str>) -> bool {
+    let folder = folder.unwrap_or_default().trim_matches('/');
+    folder.is_empty() || path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'))
 }
 
 fn told(route: &Route, left: &[Route]) -> String {

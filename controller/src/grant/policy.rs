@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use berth_crds::condition::{self, Wanted};
 use berth_crds::{ConditionType, GrantPolicy, GrantPolicySpec, GrantPolicyStatus, Reason, label};
 use jiff::Timestamp;
-use kube::Resource;
 use kube::api::{Api, PostParams};
+use kube::{Resource, ResourceExt};
 
 use crate::answer;
 use crate::context::Context;
@@ -27,8 +27,10 @@ pub async fn reconcile(context: Arc<Context>, name: Name) -> Outcome {
 
 async fn pass(context: &Context, name: &Name) -> Outcome {
     let Some(policy) = context.caches.policy(name) else {
+        context.written_policies.forget(name);
         return Outcome::Done;
     };
+    let policy = context.written_policies.newest(policy);
     let Some(status) = status(&policy, context.clock.now()) else {
         return Outcome::Done;
     };
@@ -45,7 +47,10 @@ async fn pass(context: &Context, name: &Name) -> Outcome {
         ..PostParams::default()
     };
     match api.replace_status(&name.name, &params, &wanted).await {
-        Ok(_) => Outcome::Done,
+        Ok(written) => {
+            context.written_policies.remember(policy.resource_version(), written);
+            Outcome::Done
+        }
         Err(error) if answer::is_overtaken(&error) => Outcome::Again(OVERTAKEN),
         Err(error) => {
             tracing::warn!(policy = name.name, error = chain(&error), "policy pass failed");
@@ -79,30 +84,11 @@ fn status(policy: &GrantPolicy, now: Timestamp) -> Option<GrantPolicyStatus> {
 }
 
 fn unjudged(spec: &GrantPolicySpec) -> Vec<&'static str> {
-    let matches = spec.matches.as_ref();
     let require = spec.require.as_ref();
-    let checks = [
-        (
-            matches.is_some_and(|matches| matches.namespace_selector.is_some()),
-            "spec.match.namespaceSelector",
-        ),
-        (
-            matches.is_some_and(|matches| !matches.repositories.is_empty()),
-            "spec.match.repositories",
-        ),
-        (
-            require.is_some_and(|require| require.signed_commits),
-            "spec.require.signedCommits",
-        ),
-        (
-            require.is_some_and(|require| require.review.is_some()),
-            "spec.require.review",
-        ),
-        (
-            require.is_some_and(|require| require.on_stale.is_some()),
-            "spec.require.onStale",
-        ),
-    ];
+    let checks = [(
+        require.is_some_and(|require| require.on_stale.is_some()),
+        "spec.require.onStale",
+    )];
     checks
         .into_iter()
         .filter(|(used, _)| *used)

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use berth_crds::{AwsSigV4, KeyRef};
-use berth_protocol::control::{AwsIdentity, CredentialValue, Grants, Prolong, to_sidecar::Message};
+use berth_protocol::control::{AwsIdentity, CredentialValue, Drain, Grants, Prolong, to_sidecar::Message};
 use jiff::Timestamp;
 use kube::Client;
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretSlice};
 
 use super::github::Token;
-use super::kind::{Content, Material};
+use super::kind::{Content, Material, Unusable};
 use super::offer::{Credential, Offer, ValueSource};
 use super::secrets::{self, ValueError};
 use crate::context::Context;
@@ -22,8 +22,10 @@ use crate::telemetry::chain;
 pub struct Pushed {
     /// When the lease has to be prolonged; `None` for a pod without a stream, which pokes when it is back.
     pub again: Option<Duration>,
-    /// Values that couldn't be had, by binding, with the version of its Secrets.
-    pub failed: BTreeMap<String, (String, ValueError)>,
+    /// Values that couldn't be had, by `name/key` of the Secret.
+    pub failed: BTreeMap<String, ValueError>,
+    /// How long the certificates among them last, by the same.
+    pub ends: BTreeMap<String, Duration>,
     /// Whether what the session may use has changed.
     pub changed: bool,
 }
@@ -34,16 +36,23 @@ pub struct Values<'a> {
     namespace: &'a str,
     tokens: &'a BTreeMap<String, Token>,
     read: BTreeMap<String, Content>,
+    certificates: BTreeMap<String, SecretSlice<u8>>,
+    /// How long certificates last.
+    ends: BTreeMap<String, Duration>,
+    now: Timestamp,
 }
 
 impl<'a> Values<'a> {
     /// Nothing is read yet; `tokens` are those that were minted, by binding.
-    pub fn new(client: &'a Client, namespace: &'a str, tokens: &'a BTreeMap<String, Token>) -> Self {
+    pub fn new(client: &'a Client, namespace: &'a str, tokens: &'a BTreeMap<String, Token>, now: Timestamp) -> Self {
         Self {
+            now,
+            ends: BTreeMap::new(),
             client,
             namespace,
             tokens,
             read: BTreeMap::new(),
+            certificates: BTreeMap::new(),
         }
     }
 
@@ -52,53 +61,83 @@ impl<'a> Values<'a> {
         self.tokens
     }
 
-    /// The value itself, from where it comes; none for a token that isn't there.
-    async fn read(&mut self, source: &ValueSource) -> Result<Option<Material>, ValueError> {
+    /// How long a certificate lasts that was read, with its `name/key`.
+    fn left(&self, source: &ValueSource) -> Option<(String, Duration)> {
+        let ValueSource::Certificate(key) = source else {
+            return None;
+        };
+        let at = format!("{}/{}", key.name, key.key);
+        self.ends.get(&at).map(|left| (at, *left))
+    }
+
+    /// The value itself, from where it comes; none for a token that isn't there. With an error comes the Secret's
+    /// `name/key`.
+    async fn read(&mut self, source: &ValueSource) -> Result<Option<Material>, (String, ValueError)> {
         match source {
             ValueSource::Secret(key, hosts) => {
-                let material = self.content(&key.name).await?.material(&key.key, hosts);
-                material.map(Some).map_err(|why| secrets::unusable(&key.name, why))
+                let content = self.content(key).await?;
+                let material = content.material(&key.key, hosts).map_err(|why| unusable(key, why));
+                material.map(Some)
             }
             ValueSource::Aws(aws) => self.aws(aws).await.map(Some),
+            ValueSource::Certificate(key) => self.certificate(key).await.map(|pem| Some(Material::of(pem))),
             ValueSource::Minted(binding) => {
                 let token = self.tokens.get(binding);
-                Ok(token.map(|token| Material {
-                    secret: token.value.expose_secret().as_bytes().to_vec(),
-                    ..Material::default()
-                }))
+                Ok(token.map(|token| Material::of(token.value.expose_secret().as_bytes().to_vec())))
             }
         }
     }
 
-    async fn aws(&mut self, aws: &AwsSigV4) -> Result<Material, ValueError> {
+    async fn certificate(&mut self, key: &KeyRef) -> Result<Vec<u8>, (String, ValueError)> {
+        let at = format!("{}/{}", key.name, key.key);
+        if let Some(value) = self.certificates.get(&at) {
+            return Ok(value.expose_secret().to_vec());
+        }
+        let place = (key.name.as_str(), key.key.as_str());
+        match secrets::certificate(self.client, self.namespace, place, self.now).await {
+            Ok((pem, left)) => {
+                self.ends.insert(at.clone(), left);
+                self.certificates.insert(at, SecretSlice::from(pem.clone()));
+                Ok(pem)
+            }
+            Err(error) => Err((at, error)),
+        }
+    }
+
+    async fn aws(&mut self, aws: &AwsSigV4) -> Result<Material, (String, ValueError)> {
         let access_key_id = self.text(&aws.access_key_ref).await?;
         let session_token = match &aws.session_token_ref {
             Some(key) => self.text(key).await?.into_bytes(),
             None => Vec::new(),
         };
         Ok(Material {
-            secret: self.text(&aws.secret_key_ref).await?.into_bytes(),
-            username: None,
             aws: Some(AwsIdentity {
                 access_key_id,
                 session_token,
             }),
+            ..Material::of(self.text(&aws.secret_key_ref).await?.into_bytes())
         })
     }
 
-    async fn text(&mut self, key: &KeyRef) -> Result<String, ValueError> {
-        let text = self.content(&key.name).await?.text(&key.key);
-        text.map(str::to_owned).map_err(|why| secrets::unusable(&key.name, why))
+    async fn text(&mut self, key: &KeyRef) -> Result<String, (String, ValueError)> {
+        let text = self.content(key).await?.text(&key.key);
+        text.map(str::to_owned).map_err(|why| unusable(key, why))
     }
 
     /// A Secret, read once in a pass: its values belong together.
-    async fn content(&mut self, name: &str) -> Result<&Content, ValueError> {
-        if !self.read.contains_key(name) {
-            let content = secrets::read(self.client, self.namespace, name).await?;
-            self.read.insert(name.to_owned(), content);
+    async fn content(&mut self, key: &KeyRef) -> Result<&Content, (String, ValueError)> {
+        if !self.read.contains_key(&key.name) {
+            let content = secrets::content(self.client, self.namespace, &key.name).await;
+            let content = content.map_err(|error| (format!("{}/{}", key.name, key.key), error))?;
+            self.read.insert(key.name.clone(), content);
         }
-        Ok(&self.read[name])
+        Ok(&self.read[&key.name])
     }
+}
+
+fn unusable(key: &KeyRef, why: Unusable) -> (String, ValueError) {
+    let name = key.name.clone();
+    (format!("{name}/{}", key.key), ValueError::Content { name, why })
 }
 
 /// Whether a sidecar was bound on an earlier stream and has been granted nothing on this one: it may hold what a former
@@ -118,6 +157,7 @@ pub async fn push(
     let nothing = Pushed {
         again: None,
         failed: BTreeMap::new(),
+        ends: BTreeMap::new(),
         changed: false,
     };
     let Some(facts) = context.registry.facts(pod_uid) else {
@@ -172,17 +212,23 @@ async fn grant(
     let mut pushed = Pushed {
         again: Some(lease / RENEWALS),
         failed: BTreeMap::new(),
+        ends: BTreeMap::new(),
         changed: false,
     };
     let mut values = Vec::new();
     for credential in &offer.credentials {
         match known.read(&credential.value).await {
-            Ok(Some(material)) => values.push(value(credential, material, context.clock.now())),
-            Ok(None) => {} // its binding has changed; the next pass mints
-            Err(error) => {
-                let of = (credential.version.clone(), error);
-                pushed.failed.insert(credential.binding.clone(), of);
+            Ok(Some(material)) => {
+                let left = known.left(&credential.value);
+                pushed.ends.extend(left.clone());
+                values.push(value(
+                    credential,
+                    material,
+                    (context.clock.now(), left.map(|(_, left)| left)),
+                ));
             }
+            Ok(None) => {} // its binding has changed; the next pass mints
+            Err((key, error)) => drop(pushed.failed.insert(key, error)),
         }
     }
     let Ok(policy) = serde_json::to_vec(&offer.policy) else {
@@ -194,6 +240,8 @@ async fn grant(
         lease_ms: milliseconds(lease),
         policy,
         values,
+        drains: offer.drains.iter().map(drain).collect(),
+        cut: offer.cut.clone(),
     };
     if context.check_leading().is_err() {
         return pushed;
@@ -216,19 +264,34 @@ async fn grant(
     pushed
 }
 
-fn value(credential: &Credential, material: Material, now: Timestamp) -> CredentialValue {
-    let left = credential
-        .expires
-        .map(|expires| Duration::try_from(expires.duration_since(now)).unwrap_or_default());
+fn drain((route, seconds): (&String, &u32)) -> Drain {
+    Drain {
+        route: route.clone(),
+        seconds: *seconds,
+    }
+}
+
+fn value(credential: &Credential, material: Material, (now, ends): (Timestamp, Option<Duration>)) -> CredentialValue {
+    let expires = credential.expires;
+    let expires = expires.map(|expires| Duration::try_from(expires.duration_since(now)).unwrap_or_default());
+    let left = [expires, ends].into_iter().flatten().min();
     CredentialValue {
         credential: credential.name.clone(),
-        secret: material.secret,
+        secret: trimmed(material.secret),
         grant: credential.fingerprint.clone(),
         // 0 would mean "no end".
         remaining_ms: left.map_or(0, |left| milliseconds(left).max(1)),
         aws: material.aws,
         username: material.username.unwrap_or_default(),
     }
+}
+
+/// `kubectl create secret --from-file` keeps the line end of the file.
+fn trimmed(mut secret: Vec<u8>) -> Vec<u8> {
+    while secret.last().is_some_and(|byte| matches!(byte, b'\n' | b'\r')) {
+        secret.pop();
+    }
+    secret
 }
 
 fn milliseconds(duration: Duration) -> u64 {

@@ -4,19 +4,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use berth_crds::{AgentPool, CredentialBinding, CredentialBindingStatus, GitHubApp, Reason, label};
+use berth_crds::{AgentPool, CredentialBinding, CredentialBindingStatus, GitHubApp, label};
 use jiff::Timestamp;
 use kube::api::{Api, PostParams};
 use kube::{Client, Resource, ResourceExt};
 use secrecy::SecretString;
 
-use super::decide::{Decisions, Facts, Refused, SessionFacts, Verdict, decide};
-use super::github::{AHEAD, Token};
-use super::kind::keys_of;
+use super::decide::{Decisions, Facts, Refused, SessionFacts, Verdict, decide, keys_of};
+use super::evidence::ask;
+use super::evidence::prove::Known;
+use super::evidence::signers::Signers;
+use super::github::Token;
 use super::permit::Matching;
 use super::push::Values;
 use super::tip::SourceTip;
-use super::{offer, push, secrets, status, tip};
+use super::{oauth2, offer, push, secrets, status, tip};
 use crate::answer;
 use crate::context::{Context, NotLeading};
 use crate::control::session_link::Link;
@@ -67,27 +69,36 @@ pub async fn reconcile(context: Arc<Context>, namespace: String) -> Outcome {
 }
 
 async fn pass(context: &Arc<Context>, namespace: &str) -> Result<Option<Duration>, GrantFailure> {
-    let bindings = context.caches.bindings_of(namespace);
-    let sources = context.sources.tips(&context.caches, namespace);
+    let bindings = bindings(context, namespace);
+    let sources = context.sources.tips(&context.caches, namespace, &context.evidence);
     let bound = bound(context, namespace, &sources);
+    let client = context.sources.client(namespace, label::CREDENTIALS_ACCOUNT);
+    let client = client.map_err(|error| GrantFailure::Client(Box::new(error)))?;
     if bindings.is_empty() && bound.is_empty() {
+        retire(context, namespace, &BTreeMap::new());
+        oauth2::run::retire(context, (namespace, &client), &[], &oauth2::run::Found::default());
         context.secrets.forget(namespace);
         return Ok(None);
     }
-    let client = context.sources.client(namespace, label::CREDENTIALS_ACCOUNT);
-    let client = client.map_err(|error| GrantFailure::Client(Box::new(error)))?;
-    let decisions = decided(context, namespace, &client, &bindings, (&bound, &sources));
-    let (tokens, wanted) = tokens(context, &bindings, &decisions);
+    let signers = context.evidence.signers().await;
+    let mut decisions = decided(context, namespace, &client, &bindings, (&bound, &sources, &signers));
+    let (mut tokens, wanted) = tokens(context, &bindings, &decisions);
+    let flows = oauth2::run::look(context, &bindings, &mut decisions, &mut tokens);
     let policies = context.caches.policies.state();
-    let lease = lease(&Matching::of(namespace, &policies));
-    let mut values = Values::new(&client, namespace, &tokens);
-    let mut again = Vec::new();
+    let labels = context.caches.labels_of(namespace);
+    let lease = lease(&Matching::of_namespace(namespace, labels.as_ref(), &policies));
+    let mut values = Values::new(&client, namespace, &tokens, context.clock.now());
+    let mut again: Vec<Duration> = flows.wait.into_iter().collect();
     for session in &bound {
         again.extend(push_one(context, &bindings, session, (&decisions, &mut values, lease)).await);
     }
-    again.extend(write_statuses(context, namespace, &bindings, &decisions).await?);
-    // Providers are slow: no pass waits for them, and least of all a revocation.
+    again.extend(write_statuses(context, namespace, &bindings, (&decisions, &flows.unsaved)).await?);
+    // Providers and forges are slow: no pass waits for them, and least of all a revocation.
+    again.extend(ask::ask(context, namespace, std::mem::take(&mut decisions.questions)));
+    again.extend(ask::identify(context, namespace, std::mem::take(&mut decisions.places)));
     retire(context, namespace, &tokens);
+    oauth2::run::retire(context, (namespace, &client), &bindings, &flows);
+    flows.begin(context, &client);
     for (name, version, app) in wanted {
         if context.github.begins(&name) {
             tokio::spawn(mint(Arc::clone(context), client.clone(), (name, version), app.clone()));
@@ -96,8 +107,17 @@ async fn pass(context: &Arc<Context>, namespace: &str) -> Result<Option<Duration
     let now = context.clock.now();
     let until = |at: Timestamp| Duration::try_from(at.duration_since(now)).unwrap_or_default();
     again.extend(decisions.next.map(until));
-    again.extend(tokens.values().map(|token| until(token.expires).saturating_sub(AHEAD)));
+    let renewed = tokens.values().map(|token| until(token.renew));
+    again.extend(renewed.filter(|wait| !wait.is_zero())); // one that is due has its own back-off
     Ok(again.into_iter().min())
+}
+
+/// The bindings of a namespace: as this process has written them, while the watch is behind.
+fn bindings(context: &Context, namespace: &str) -> Vec<Arc<CredentialBinding>> {
+    let cached = context.caches.bindings_of(namespace);
+    let written = &context.written_bindings;
+    written.retain(|name| name.namespace != namespace || cached.iter().any(|it| it.name_any() == name.name));
+    cached.into_iter().map(|binding| written.newest(binding)).collect()
 }
 
 /// The strictest lease that a policy asks for.
@@ -140,34 +160,45 @@ fn decided(
     namespace: &str,
     client: &Client,
     bindings: &[Arc<CredentialBinding>],
-    (bound, sources): (&[Bound], &[SourceTip]),
+    (bound, sources, signers): (&[Bound], &[SourceTip], &Signers),
 ) -> Decisions {
     let references = bindings
         .iter()
         .flat_map(|binding| keys_of(&binding.spec.credential.source));
-    let names: BTreeSet<String> = references.map(|key| key.name.clone()).collect();
+    let names: BTreeSet<String> = references.clone().map(|key| key.name.clone()).collect();
     context.secrets.watch(namespace, &names, client, &context.queues.grants);
-    let state = |secret: &String| {
+    let state = |key: &berth_crds::KeyRef| {
         let name = Name {
             namespace: namespace.to_owned(),
-            name: secret.clone(),
+            name: key.name.clone(),
         };
-        Some((secret.clone(), context.secrets.state(&name)?))
+        Some((
+            format!("{}/{}", key.name, key.key),
+            context.secrets.state(&name, &key.key)?,
+        ))
     };
-    let secrets: BTreeMap<String, Result<_, Refused>> = names.iter().filter_map(state).collect();
+    let secrets: BTreeMap<String, Result<_, Refused>> = references.filter_map(state).collect();
     let policies = context.caches.policies.state();
     let sessions: Vec<SessionFacts> = bound.iter().map(|bound| bound.facts.clone()).collect();
+    let now = context.clock.now();
     decide(&Facts {
-        now: context.clock.now(),
+        now,
         namespace,
         default: context.settings.default_policy,
         bindings,
         policies: &policies,
         tips: &tip::tips(bindings, sources),
         secrets: &secrets,
-        broken: &context.secrets.broken_in(namespace),
         sessions: &sessions,
         github_host: context.github.host(),
+        labels: context.caches.labels_of(namespace).as_ref(),
+        known: &Known {
+            now,
+            key: &context.install_key,
+            signers,
+            answers: &context.evidence.answers(namespace),
+            agents: &context.evidence.agents(&context.caches.bindings.state()),
+        },
     })
 }
 
@@ -190,20 +221,30 @@ async fn push_one(
         .iter()
         .map(|(binding, token)| (binding.clone(), token.expires))
         .collect();
-    let offer = offer::offer(grants, &bindings, egress, &stubs, &ends);
+    let offer = offer::Offer {
+        cut: offer::at_once(&bindings, &decisions.bindings),
+        ..offer::offer(
+            grants,
+            &bindings,
+            egress,
+            &stubs,
+            &ends,
+            &context.caches.sources.state(),
+        )
+    };
     if decisions.undetermined.contains(&bound.link.session_uid) && push::holds_earlier_grants(context, &bound.pod_uid) {
         // A former leader's grants stand until this one knows better, or until their lease ends.
         return None;
     }
     let pushed = push::push(context, (&bound.pod_uid, &bound.link), (&offer, values), lease).await;
-    for (binding, (version, error)) in pushed.failed {
-        let refused = Refused {
-            reason: error.reason(),
-            message: chain(&error),
-        };
-        let binding = bound.link.session.beside(&binding);
-        context.secrets.broken(binding, version, refused, None);
-        context.queues.grants.poke(bound.link.session.namespace.clone());
+    let namespace = &bound.link.session.namespace;
+    for (key, error) in pushed.failed {
+        context.secrets.unusable(namespace, &key, &error);
+        context.queues.grants.poke(namespace.clone());
+    }
+    for (key, left) in pushed.ends {
+        context.secrets.ends(namespace, &key, left);
+        context.queues.grants.poke_after(namespace.clone(), left);
     }
     if pushed.changed {
         tracing::info!(
@@ -281,13 +322,8 @@ async fn mint(context: Arc<Context>, client: Client, (binding, version): (Name, 
             error = why,
             "no token"
         );
-        let refused = Refused {
-            reason: Reason::SecretNotFound,
-            message: why,
-        };
-        context
-            .secrets
-            .broken(binding.clone(), version.clone(), refused, Some(MINT_AGAIN));
+        let at = format!("{}/{}", key.name, key.key);
+        context.secrets.broken(&binding.namespace, &at, why, Some(MINT_AGAIN));
         context.queues.grants.poke_after(binding.namespace.clone(), MINT_AGAIN);
     }
     context.github.ends(&binding);
@@ -299,7 +335,7 @@ async fn write_statuses(
     context: &Context,
     namespace: &str,
     bindings: &[Arc<CredentialBinding>],
-    decisions: &Decisions,
+    (decisions, unsaved): (&Decisions, &BTreeMap<String, String>),
 ) -> Result<Option<Duration>, GrantFailure> {
     let mut again = None;
     for binding in bindings
@@ -312,10 +348,11 @@ async fn write_statuses(
             .values()
             .filter(|grants| grants.iter().any(|grant| grant.binding == name));
         let holders = i64::try_from(holders.count()).unwrap_or(i64::MAX);
-        let Some(verdict) = decisions.bindings.get(&name) else {
+        let Some(told) = decisions.bindings.get(&name).zip(decisions.grants.get(&name)) else {
             continue;
         };
-        let Some(status) = status::status(binding, verdict, holders, context.clock.now()) else {
+        let sealing = (&context.install_key, context.clock.now());
+        let Some(status) = status::status(binding, told, unsaved.get(&name), holders, sealing) else {
             continue;
         };
         context.check_leading()?;
@@ -348,9 +385,9 @@ async fn write_status(
         field_manager: Some(label::MANAGER.to_owned()),
         ..PostParams::default()
     };
-    api.replace_status(&binding.name_any(), &params, &wanted)
-        .await
-        .map(drop)
+    let written = api.replace_status(&binding.name_any(), &params, &wanted).await?;
+    context.written_bindings.remember(binding.resource_version(), written);
+    Ok(())
 }
 
 /// DESIGN §7: 60 s, from 10 s to 15 min by policy.

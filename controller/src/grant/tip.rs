@@ -5,11 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use berth_crds::{AgentSession, CredentialBinding, GitSource, label};
+use jiff::Timestamp;
 use kube::ResourceExt;
 use serde::de::DeserializeOwned;
 
 use super::decide::Tip;
+use crate::forge::config::Place;
 use crate::git::declared::{Declared, Key, Kind};
+use crate::git::introduced::Introduced;
 
 /// What one source says.
 pub struct SourceTip {
@@ -17,6 +20,49 @@ pub struct SourceTip {
     pub source: Arc<GitSource>,
     /// What its newest tip declares; `None` before it was fetched.
     pub declared: Option<Arc<TipObjects>>,
+    /// When its branch was last rewound.
+    pub rewound_at: Option<Timestamp>,
+    /// Its repository on a forge of the install's configuration, and the forge's id of it once it is known.
+    pub place: Option<(Place, Option<i64>)>,
+}
+
+/// Where a document stands.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Standing {
+    /// The last commit that changed it.
+    pub commit: String,
+    /// Author of that commit, as git says.
+    pub author: String,
+    /// Path of its file.
+    pub path: String,
+    /// Where its fingerprint comes from, if that could be found.
+    pub introduced: Option<Introduced>,
+    /// Name of the source.
+    pub source: String,
+    /// Clone URL of the source.
+    pub url: String,
+    /// Branch of the source.
+    pub branch: String,
+    /// When that branch was last rewound.
+    pub rewound_at: Option<Timestamp>,
+    /// The repository on a forge of the install's configuration, and the forge's id of it once it is known.
+    pub place: Option<(Place, Option<i64>)>,
+}
+
+impl Standing {
+    fn of(tip: &SourceTip, declared: &Declared) -> Self {
+        Self {
+            commit: declared.commit.clone(),
+            author: declared.author.clone(),
+            path: declared.path.clone(),
+            introduced: declared.introduced.clone(),
+            source: tip.source.name_any(),
+            url: tip.source.spec.url.clone(),
+            branch: tip.source.spec.reference.branch.clone(),
+            rewound_at: tip.rewound_at,
+            place: tip.place.clone(),
+        }
+    }
 }
 
 /// Bindings and sessions of a tip.
@@ -74,11 +120,10 @@ fn declaring<'a>(kind: Kind, name: &str, sources: &'a [SourceTip]) -> (Vec<Found
 fn tip(binding: &CredentialBinding, sources: &[SourceTip]) -> Option<Tip> {
     let (declaring, unread) = declaring(Kind::Binding, &binding.name_any(), sources);
     match declaring.as_slice() {
-        [(_, Ok(declared))] if same_spec(declared, &binding.spec) => Some(Tip::Stands {
-            commit: declared.commit.clone(),
-            author: declared.author.clone(),
-        }),
-        [(tip, Ok(declared))] => Some(Tip::Gone(format!(
+        [(tip, Ok(declared))] if same_spec(declared, &binding.spec) => {
+            Some(Tip::Stands(Box::new(Standing::of(tip, declared))))
+        }
+        [(tip, Ok(declared))] => Some(Tip::Differs(format!(
             "the document at {} of GitSource {} says something else than the object",
             declared.at,
             tip.source.name_any()

@@ -273,17 +273,13 @@ async fn apply_base(context: &Context, name: &Name) -> Result<(), PoolError> {
         .lock()
         .get(name)
         .and_then(|memory| memory.base.clone());
-    if applied.as_ref() == Some(&context.ca_bundle) {
+    let bundle = context.ca_bundle();
+    if applied.as_ref() == Some(&bundle) {
         return Ok(());
     }
     apply(context, name, &objects::service_account(&name.namespace)).await?;
-    apply(
-        context,
-        name,
-        &objects::ca_config_map(&name.namespace, &context.ca_bundle),
-    )
-    .await?;
-    context.pools.inner.lock().entry(name.clone()).or_default().base = Some(context.ca_bundle.clone());
+    apply(context, name, &objects::ca_config_map(&name.namespace, &bundle)).await?;
+    context.pools.inner.lock().entry(name.clone()).or_default().base = Some(bundle);
     Ok(())
 }
 

@@ -16,6 +16,7 @@ use crate::answer;
 use crate::context::{Context, NotLeading};
 use crate::control::identity::{Expected, IdentityError};
 use crate::control::registry::PushError;
+use crate::control::session_link::Link;
 use crate::grant::offer;
 use crate::sandbox::{ClaimPhase, SandboxClaim};
 use crate::telemetry::chain;
@@ -237,11 +238,15 @@ async fn assign(
     let bindings: Vec<&CredentialBinding> = bindings.iter().map(|binding| &**binding).collect();
     let stubs = offer::stubs(&context.install_key, &session, &bindings);
     let message = Message::Assignment(assignment(&session, incarnation, stubs));
+    // Before the push: the acknowledgement may be back before this task goes on.
+    let assigned = |incarnation| {
+        context.registry.update(pod_uid, |facts| facts.assigned = incarnation);
+    };
+    assigned(Some(incarnation));
     if pushed(context.registry.push(pod_uid, message)) {
-        context
-            .registry
-            .update(pod_uid, |facts| facts.assigned = Some(incarnation));
         context.queues.grants.poke(name.namespace.clone());
+    } else {
+        assigned(None);
     }
     Ok(())
 }
@@ -346,8 +351,29 @@ pub fn record(context: &Context, snapshot: &Snapshot, plan: &Plan, session: &Age
         context.metrics.session.observe_bind(launch, took.unwrap_or_default());
     }
     let phase = status.phase.unwrap_or_default();
+    if phase != snapshot.status().phase.unwrap_or_default()
+        && matches!(plan.state, State::Ended(Reason::Interrupted, _))
+    {
+        miss(context, snapshot);
+    }
     if phase != snapshot.status().phase.unwrap_or_default() || matches!(plan.state, State::GaveUp(..)) {
         announce(context, session, plan, phase);
+    }
+}
+
+/// A pod that was lost tells no more of what it used credentials for; one that is merely told to end does.
+fn miss(context: &Context, snapshot: &Snapshot) {
+    let status = snapshot.status();
+    let Some(pod_uid) = status.sandbox.as_ref().and_then(|sandbox| sandbox.pod_uid.as_deref()) else {
+        return;
+    };
+    let link = Link {
+        session: Name::of(&snapshot.session),
+        session_uid: snapshot.session.uid().unwrap_or_default(),
+        incarnation: status.incarnation,
+    };
+    if !snapshot.session.spec.credentials.is_empty() {
+        context.uses.lost(&link, pod_uid);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Gathers everything that a session's plan depends on into one [`Snapshot`], from the stores and the streams. No
 //! request is made: an unchanged session costs the API server nothing.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use berth_crds::{AgentPool, LaunchType, label};
@@ -16,7 +17,7 @@ use crate::watch::Name;
 /// The session's snapshot; `None` when there is no such session.
 pub fn observe(context: &Context, name: &Name) -> Option<Snapshot> {
     let cached = context.caches.session(name)?;
-    let session = context.written.newest(name, (*cached).clone());
+    let session = Arc::unwrap_or_clone(context.written.newest(cached));
     let uid = session.uid()?;
     let mut claims: Vec<ClaimFacts> = context
         .caches

@@ -1,7 +1,8 @@
 //! Table `credential_use`: what credentials were used for, exactly once by (pod, number). Rows come from sidecars'
-//! spools, which keep them until they are told that a row is committed.
+//! spools, which keep them until they are told that a row is committed. What is missing has a row of its own: numbers that
+//! were skipped, and the end of a pod that can't tell any more.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use crate::telemetry::chain;
 /// Takes records in. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct UseWriter {
-    waiting: Arc<Mutex<VecDeque<Waiting>>>,
+    waiting: Arc<Mutex<Queue>>,
     wake: Arc<Notify>,
     epoch: u64,
     /// Whether there is a database; without one a record is answered and let go of.
@@ -32,6 +33,13 @@ pub struct UseWriter {
 #[error("the audit trail waits for the database; the sidecar tells it anew")]
 pub struct NoRoom;
 
+#[derive(Default)]
+struct Queue {
+    records: VecDeque<Waiting>,
+    /// By pod.
+    shares: HashMap<String, usize>,
+}
+
 /// A record, and who waits for it to be committed.
 struct Waiting {
     namespace: String,
@@ -41,7 +49,7 @@ struct Waiting {
     pod_uid: String,
     position: u64,
     record: Value,
-    answer: mpsc::Sender<ToSidecar>,
+    answer: Option<mpsc::Sender<ToSidecar>>,
 }
 
 impl UseWriter {
@@ -75,20 +83,39 @@ impl UseWriter {
             pod_uid: pod_uid.to_owned(),
             position: trail.position,
             record,
-            answer: answer.clone(),
+            answer: Some(answer.clone()),
         };
         if !self.kept {
             self.answer(&new);
             return Ok(());
         }
         let mut waiting = self.waiting.lock();
-        if waiting.len() >= WAITING_MAX {
+        let share = waiting.shares.get(pod_uid).copied().unwrap_or(0);
+        if waiting.records.len() >= WAITING_MAX || share >= WAITING_SHARE {
             return Err(NoRoom);
         }
-        waiting.push_back(new);
+        waiting.push(new);
         drop(waiting);
         self.wake.notify_one();
         Ok(())
+    }
+
+    /// A pod is gone before it said that its trail was complete: what it used last may be missing, and a row says so.
+    pub fn lost(&self, link: &Link, pod_uid: &str) {
+        if !self.kept {
+            return;
+        }
+        self.waiting.lock().push(Waiting {
+            namespace: link.session.namespace.clone(),
+            session: link.session.name.clone(),
+            session_uid: link.session_uid.clone(),
+            incarnation: link.incarnation,
+            pod_uid: pod_uid.to_owned(),
+            position: 0,
+            record: serde_json::json!({ "lost": {} }),
+            answer: None,
+        });
+        self.wake.notify_one();
     }
 
     /// Writes until cancelled.
@@ -96,9 +123,7 @@ impl UseWriter {
         let mut batch: Vec<Waiting> = Vec::new();
         loop {
             if batch.is_empty() {
-                let mut waiting = self.waiting.lock();
-                let count = waiting.len().min(BATCH_MAX);
-                batch.extend(waiting.drain(..count));
+                batch = self.waiting.lock().take();
             }
             if batch.is_empty() {
                 tokio::select! {
@@ -130,7 +155,28 @@ impl UseWriter {
             revision: 0,
             message: Some(Message::TrailAck(ack)),
         };
-        drop(stored.answer.try_send(message)); // they are cumulative: the next one says it too
+        if let Some(answer) = &stored.answer {
+            drop(answer.try_send(message)); // they are cumulative: the next one says it too
+        }
+    }
+}
+
+impl Queue {
+    fn push(&mut self, waiting: Waiting) {
+        *self.shares.entry(waiting.pod_uid.clone()).or_default() += 1;
+        self.records.push_back(waiting);
+    }
+
+    fn take(&mut self) -> Vec<Waiting> {
+        let count = self.records.len().min(BATCH_MAX);
+        let batch: Vec<Waiting> = self.records.drain(..count).collect();
+        for waiting in &batch {
+            if let Some(share) = self.shares.get_mut(&waiting.pod_uid) {
+                *share = share.saturating_sub(1);
+            }
+        }
+        self.shares.retain(|_, share| *share > 0);
+        batch
     }
 }
 
@@ -149,14 +195,75 @@ async fn write(pool: &PgPool, batch: &[Waiting]) -> Result<(), StoreError> {
 async fn put(connection: &mut PgConnection, waiting: &Waiting) -> Result<(), sqlx::Error> {
     let record = &waiting.record;
     if let Some(used) = record.get("use") {
+        let last = last(connection, &waiting.pod_uid).await?;
+        if let Some(missing) = missing(last, integer(used, "number")) {
+            let reason = format!("{missing} uses are missing from here on");
+            gap(
+                connection,
+                waiting,
+                (last + 1, integer(used, "at")),
+                (&reason, Some(missing)),
+            )
+            .await?;
+        }
         begin(connection, waiting, used).await
     } else if let Some(outcome) = record.get("outcome") {
         complete(connection, waiting, outcome).await
     } else if let Some(denied) = record.get("denied") {
         deny(connection, waiting, denied).await
+    } else if record.get("lost").is_some() {
+        let last = last(connection, &waiting.pod_uid).await?;
+        let now = jiff::Timestamp::now().as_millisecond();
+        gap(
+            connection,
+            waiting,
+            (last + 1, now),
+            ("the pod was lost; uses may be missing from here on", None),
+        )
+        .await
     } else {
         Ok(()) // of a later release's sidecar
     }
+}
+
+/// The highest number of a pod's uses so far.
+async fn last(connection: &mut PgConnection, pod_uid: &str) -> Result<i64, sqlx::Error> {
+    let query = "select coalesce(max(number), 0) from credential_use where pod_uid = $1 and number > 0";
+    sqlx::query_scalar(query).bind(pod_uid).fetch_one(connection).await
+}
+
+/// How many uses lie between the last one and this.
+fn missing(last: i64, number: i64) -> Option<i64> {
+    Some(number - last - 1).filter(|missing| *missing > 0)
+}
+
+/// A row for what isn't there, under the first number that is missing.
+async fn gap(
+    connection: &mut PgConnection,
+    waiting: &Waiting,
+    (number, at): (i64, i64),
+    (reason, count): (&str, Option<i64>),
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        r"
+        insert into credential_use
+            (pod_uid, number, session_uid, incarnation, namespace, session, at, verdict, reason, denials)
+        values ($1, $2, $3, $4, $5, $6, to_timestamp($7::float8 / 1000), 'gap', $8, $9)
+        on conflict (pod_uid, number) do nothing
+        ",
+    )
+    .bind(&waiting.pod_uid)
+    .bind(number)
+    .bind(&waiting.session_uid)
+    .bind(waiting.incarnation)
+    .bind(&waiting.namespace)
+    .bind(&waiting.session)
+    .bind(at)
+    .bind(reason)
+    .bind(count)
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 async fn begin(connection: &mut PgConnection, waiting: &Waiting, used: &Value) -> Result<(), sqlx::Error> {
@@ -166,7 +273,11 @@ async fn begin(connection: &mut PgConnection, waiting: &Waiting, used: &Value) -
             (pod_uid, number, session_uid, incarnation, namespace, session, at, verdict,
              credentials, routes, grants, method, authority, path)
         values ($1, $2, $3, $4, $5, $6, to_timestamp($7::float8 / 1000), 'allowed', $8, $9, $10, $11, $12, $13)
-        on conflict (pod_uid, number) do nothing
+        on conflict (pod_uid, number) do update set
+            at = excluded.at, verdict = excluded.verdict, credentials = excluded.credentials, routes = excluded.routes,
+            grants = excluded.grants, method = excluded.method, authority = excluded.authority, path = excluded.path,
+            reason = null, denials = null
+        where credential_use.verdict = 'gap'
         ",
     )
     .bind(&waiting.pod_uid)
@@ -251,6 +362,8 @@ fn texts(value: &Value, field: &str) -> Vec<String> {
 
 /// Of one leader, over all its sessions; a record has about 300 bytes.
 const WAITING_MAX: usize = 20_000;
+/// Of that, of one pod: a busy one waits for its own rows and not for another's.
+const WAITING_SHARE: usize = 2_000;
 /// One transaction.
 const BATCH_MAX: usize = 500;
 const RETRY: Duration = Duration::from_secs(1);
@@ -299,10 +412,36 @@ mod tests {
     fn a_record_without_room_is_refused_so_that_none_overtakes_it() {
         let (sender, mut answers) = mpsc::channel(1);
         let writer = UseWriter::new(7, true);
-        for position in 1..=WAITING_MAX as u64 {
+        for position in 1..=WAITING_SHARE as u64 {
             writer.put(&link(), "pod", &trail(position), &sender).unwrap();
         }
         assert_eq!(writer.put(&link(), "pod", &trail(0), &sender), Err(NoRoom));
+        assert_eq!(
+            writer.put(&link(), "another", &trail(1), &sender),
+            Ok(()),
+            "it has its own share"
+        );
         assert!(answers.try_recv().is_err(), "nothing is answered before it is stored");
+        assert_eq!(writer.waiting.lock().take().len(), BATCH_MAX);
+        assert_eq!(
+            writer.put(&link(), "pod", &trail(0), &sender),
+            Ok(()),
+            "there is room again"
+        );
+    }
+
+    #[test]
+    fn numbers_that_are_skipped_are_missing() {
+        let cases = [
+            (0, 1, None),
+            (0, 3, Some(2)),
+            (7, 8, None),
+            (7, 10, Some(2)),
+            (7, 7, None),
+            (7, 2, None),
+        ];
+        for (last, number, expected) in cases {
+            assert_eq!(missing(last, number), expected, "{last} {number}");
+        }
     }
 }

@@ -2,19 +2,23 @@
 
 use http::header::AUTHORIZATION;
 
-use super::place::{Held, Place, Sighting};
+use super::place::{Held, Place, Sighting, Sought};
 use super::{Request, Surface};
 use crate::aws::{CREDENTIAL, Claim, Form, Problem, TOKEN, TOKEN_HEADER};
 use crate::rules::route::{AwsRule, CompiledRoute, SurfaceRule};
 use crate::stubs::{StubId, Stubs};
 
 /// The signature, if it is by the stub's key, in the route's region, for one of its services.
-pub(super) fn find(rule: &AwsRule, id: StubId, stub: &str, request: &Request<'_>) -> Option<Held> {
+pub(super) fn find(rule: &AwsRule, sought: &Sought<'_>, request: &Request<'_>) -> Option<Held> {
     let claim = Claim::of(request.headers, request.query)?.ok()?;
-    if check(rule, stub, &claim).is_err() {
+    if sought.minted || check(rule, sought.stub, &claim).is_err() {
         return None;
     }
-    let seen = |place: Place, at: usize| Sighting { stub: id, place, at };
+    let seen = |place: Place, at: usize| Sighting {
+        stub: sought.id,
+        place,
+        at,
+    };
     let in_query = |name: &str| {
         let at = request.query.and_then(|query| query.values(name).next());
         at.map(|range| seen(Place::Query, range.start))
@@ -30,6 +34,7 @@ pub(super) fn find(rule: &AwsRule, id: StubId, stub: &str, request: &Request<'_>
     Some(Held {
         surface: Surface::AwsSigV4(Box::new(claim)),
         sightings: key.into_iter().chain(token).collect(),
+        token: None,
     })
 }
 

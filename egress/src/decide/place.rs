@@ -10,6 +10,7 @@ use super::{Request, Surface, aws};
 use crate::path::Query;
 use crate::rules::route::SurfaceRule;
 use crate::stubs::{StubId, Stubs, decode_base64};
+use crate::tokens;
 
 /// A part of a request.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -41,6 +42,8 @@ pub(super) struct Held {
     pub(super) surface: Surface,
     /// Where its stub is: none for a body and a certificate, two for a key of AWS that comes with a token.
     pub(super) sightings: Vec<Sighting>,
+    /// The stub of a token, where it is one.
+    pub(super) token: Option<Arc<str>>,
 }
 
 /// Everything in the request that holds a stub in any spelling.
@@ -76,39 +79,63 @@ pub(super) fn sightings(stubs: &Stubs, request: &Request<'_>) -> Vec<Sighting> {
     sightings
 }
 
+/// What a surface must hold.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sought<'a> {
+    pub(super) id: StubId,
+    /// Of the credential.
+    pub(super) stub: &'a str,
+    /// Not the credential's own, but one of a token that was minted for it.
+    pub(super) minted: bool,
+}
+
+impl Sought<'_> {
+    fn is(&self, text: &str) -> bool {
+        if self.minted {
+            tokens::is_stub_of(text, self.stub)
+        } else {
+            text == self.stub
+        }
+    }
+}
+
 /// The stub on the surface, if it is the whole value in one of the forms.
-pub(super) fn find(rule: &SurfaceRule, id: StubId, stub: &str, request: &Request<'_>) -> Option<Held> {
+pub(super) fn find(rule: &SurfaceRule, sought: &Sought<'_>, request: &Request<'_>) -> Option<Held> {
     match rule {
         SurfaceRule::Header { name, forms } => {
             let value = request.headers.get(name)?.to_str().ok()?;
-            let whole = |before: &str, after: &str| {
-                let inner = value.strip_prefix(before).and_then(|rest| rest.strip_suffix(after));
-                inner == Some(stub)
+            let whole = |(before, after): &(String, String)| {
+                let inner = value.strip_prefix(before.as_str())?.strip_suffix(after.as_str())?;
+                sought.is(inner).then(|| (before.clone(), after.clone(), inner))
             };
-            let (before, after) = forms.iter().find(|(before, after)| whole(before, after))?;
+            let (before, after, inner) = forms.iter().find_map(whole)?;
             let surface = Surface::Header {
                 name: name.clone(),
-                before: before.clone(),
-                after: after.clone(),
+                before,
+                after,
             };
-            Some(seen(surface, id, Place::Header(name.clone()), 0))
+            Some(seen(surface, (sought, inner), Place::Header(name.clone()), 0))
         }
         SurfaceRule::Basic { username } => {
             let (actual, password) = basic(request)?;
             let named = username.as_ref().is_none_or(|username| *username == actual);
             let surface = Surface::Basic { username: actual };
-            (named && password == stub).then(|| seen(surface, id, Place::Header(AUTHORIZATION), 0))
+            let held = (sought, password.as_str());
+            (named && sought.is(&password)).then(|| seen(surface, held, Place::Header(AUTHORIZATION), 0))
         }
         SurfaceRule::Query { name } => {
             let query = request.query?;
             let range = query.values(name).next()?;
             let at = range.start;
             let surface = Surface::Query { name: Arc::clone(name) };
-            (query.as_str().get(range) == Some(stub)).then(|| seen(surface, id, Place::Query, at))
+            let value = query.as_str().get(range)?;
+            sought
+                .is(value)
+                .then(|| seen(surface, (sought, value), Place::Query, at))
         }
         SurfaceRule::Body { name } => Some(unseen(Surface::Body { name: Arc::clone(name) })),
         SurfaceRule::ClientCertificate => Some(unseen(Surface::ClientCertificate)),
-        SurfaceRule::AwsSigV4(rule) => aws::find(rule, id, stub, request),
+        SurfaceRule::AwsSigV4(rule) => aws::find(rule, sought, request),
     }
 }
 
@@ -131,10 +158,12 @@ pub(super) fn count(place: &Place, request: &Request<'_>) -> usize {
     }
 }
 
-fn seen(surface: Surface, stub: StubId, place: Place, at: usize) -> Held {
+fn seen(surface: Surface, (sought, text): (&Sought<'_>, &str), place: Place, at: usize) -> Held {
+    let stub = sought.id;
     Held {
         surface,
         sightings: vec![Sighting { stub, place, at }],
+        token: sought.minted.then(|| Arc::from(text)),
     }
 }
 
@@ -142,6 +171,7 @@ fn unseen(surface: Surface) -> Held {
     Held {
         surface,
         sightings: Vec::new(),
+        token: None,
     }
 }
 

@@ -24,6 +24,7 @@ pub(super) fn route(
     let inject = inject(report, route, credentials);
     check_addresses(report, route);
     check_tls(report, route);
+    check_ca(report, route);
     if let Some(git) = &route.git {
         check_git(report, git);
     }
@@ -43,6 +44,7 @@ pub(super) fn route(
         redact: credential.is_some_and(|credential| is_redacted(route, credential)),
         set_cookie: route.set_cookie,
         range: route.range,
+        tokens: route.tokens,
     })
 }
 
@@ -260,6 +262,18 @@ fn check_tls(report: &mut RouteReport<'_>, route: &Route) {
     }
 }
 
+/// Whether they can be read is for those who read certificates.
+fn check_ca(report: &mut RouteReport<'_>, route: &Route) {
+    let Some(ca) = &route.ca else { return };
+    if route.tls != Tls::Terminate {
+        report.add("ca", Rule::Ca, "certificates are for TLS that ends at the sidecar");
+    }
+    if ca.len() > CA_MAX || !ca.contains("-----BEGIN CERTIFICATE-----") {
+        let message = "write certificates in PEM, of at most 64 KiB; no key belongs there";
+        report.add("ca", Rule::Ca, message);
+    }
+}
+
 fn check_git(report: &mut RouteReport<'_>, git: &GitRoute) {
     if git.repos.is_empty() || !git.repos.iter().all(|repository| is_repository(repository)) {
         let message = "name repositories as owner/name, without .git, of letters, digits and _ . -";
@@ -313,5 +327,7 @@ const HEADERS_REFUSED: &[&str] = &[
     "x-method-override",
 ];
 
+/// A bundle of an organisation; public roots have four times as much.
+const CA_MAX: usize = 64 << 10;
 /// etcd, kubelet, controller manager, scheduler (row 13), and the sidecar's own two (`sidecar/src/listen.rs`).
 const CONTROL_PLANE_PORTS: &[u16] = &[2379, 2380, 10250, 10255, 10256, 10257, 10259, 14322, 14323];

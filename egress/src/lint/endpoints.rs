@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::{Report, Rule};
 use crate::pattern::{HostPattern, PathPattern};
-use crate::policy::{GitAccess, Route, Tls};
+use crate::policy::{GitAccess, Route, Tls, Tokens};
 use crate::rules::route::CompiledRoute;
 
 type Item<'a> = (usize, &'a Route, &'a CompiledRoute);
@@ -46,7 +46,8 @@ pub(super) fn check(routes: &[Item<'_>], report: &mut Report) {
             let mut near = near.iter().filter(|(endpoint, _)| endpoint.power == power);
             near.find(|(endpoint, path)| reaches(compiled, endpoint, path))
         };
-        let risky = reached(Power::Mints).or_else(|| reached(Power::Approves));
+        let minted = reached(Power::Mints).filter(|_| route.tokens != Some(Tokens::Endpoint));
+        let risky = minted.or_else(|| reached(Power::Approves));
         if let Some((endpoint, _)) = risky.filter(|_| !route.minting) {
             let message = minting_message(endpoint);
             report.route(*index).add("paths", Rule::Minting, message);
@@ -66,7 +67,9 @@ fn minting_message(endpoint: &Endpoint) -> String {
         Power::Approves | Power::WritesRef => "approves or merges changes",
     };
     let Endpoint { host, method, path, .. } = endpoint;
-    format!("reaches {method} {host}{path}, which {what}; narrow methods or paths, or say minting: true")
+    format!(
+        "reaches {method} {host}{path}, which {what}; narrow methods or paths, or say minting: true, or tokens: Endpoint to have its tokens become stubs"
+    )
 }
 
 /// Credentials whose pushes are limited to some refs.

@@ -52,6 +52,8 @@ fn is_ambiguous((_, one, left): &Item<'_>, (_, two, right): &Item<'_>) -> bool {
             route.range,
             route.websocket,
             route.addresses.clone(),
+            route.tokens,
+            route.ca.clone(),
         )
     };
     let differ = limits(one) != limits(two) || left.git != right.git || surfaces_differ(one, two);

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use crate::decide::{Request, Upgrade};
 use crate::git::{self, GitCall, GitFailure};
 use crate::pattern::{HostPattern, Methods, PathPattern};
-use crate::policy::{GitRoute, ProtectedPaths, Tls};
+use crate::policy::{GitRoute, ProtectedPaths, Tls, Tokens};
 use crate::stubs::StubId;
 
 /// A route whose parts are all valid.
@@ -30,6 +30,7 @@ pub(crate) struct CompiledRoute {
     pub(crate) redact: bool,
     pub(crate) set_cookie: bool,
     pub(crate) range: bool,
+    pub(crate) tokens: Option<Tokens>,
 }
 
 /// Which credential, where.

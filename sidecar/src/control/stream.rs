@@ -305,8 +305,8 @@ const SETTLE: Duration = Duration::from_millis(300);
 const OUTGOING: usize = 8;
 /// First pause before a stream is opened again; doubled first, so half of it is the shortest.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
-/// A leader is back within 10 s; half of that is the longest pause.
-const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// A stream is back within 5 s of an upgrade, which takes half of that itself.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// A stream that lived this long was a good one.
 const STEADY: Duration = Duration::from_secs(5);
 /// A reconcile and the identity chain take less.

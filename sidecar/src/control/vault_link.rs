@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use super::bond::{Bond, ForVault};
 use crate::clock::Boottime;
 use crate::proxy::Proxy;
-use crate::vault::{Identity, Offer, Value};
+use crate::vault::{Holder, Offer, Value};
 
 /// The stream's side of the proxy.
 pub struct VaultLink {
@@ -108,14 +108,14 @@ fn offer(grants: Grants, stubs: &BTreeMap<String, String>) -> Offer {
             tracing::warn!(credential = value.credential, "a value that isn't text is left out");
             continue;
         };
-        let Ok(identity) = identity(value.aws, value.username) else {
+        let Ok(holder) = holder(value.aws, value.username) else {
             tracing::warn!(credential = value.credential, "a value that isn't text is left out");
             continue;
         };
         let remaining = Some(value.remaining_ms).filter(|remaining| *remaining > 0);
         let held = Value {
             secret: SecretString::from(secret),
-            identity,
+            holder,
             grant: value.grant.into(),
             until: remaining.map(|remaining| now.after(Duration::from_millis(remaining))),
         };
@@ -125,19 +125,25 @@ fn offer(grants: Grants, stubs: &BTreeMap<String, String>) -> Offer {
         policy,
         values,
         lease: Some(now.after(Duration::from_millis(grants.lease_ms))),
+        drains: grants
+            .drains
+            .into_iter()
+            .map(|drain| (drain.route, Duration::from_secs(drain.seconds.into())))
+            .collect(),
+        cut: grants.cut,
     }
 }
 
-fn identity(aws: Option<AwsIdentity>, username: String) -> Result<Identity, FromUtf8Error> {
+fn holder(aws: Option<AwsIdentity>, username: String) -> Result<Holder, FromUtf8Error> {
     let Some(aws) = aws else {
         return Ok(if username.is_empty() {
-            Identity::None
+            Holder::None
         } else {
-            Identity::User(username)
+            Holder::User(username)
         });
     };
     let token = String::from_utf8(aws.session_token)?;
-    Ok(Identity::Aws {
+    Ok(Holder::Aws {
         access_key: aws.access_key_id,
         session_token: Some(token).filter(|token| !token.is_empty()).map(SecretString::from),
     })

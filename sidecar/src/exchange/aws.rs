@@ -4,21 +4,23 @@
 use std::sync::Arc;
 
 use berth_egress::aws::Claim;
-use berth_egress::decide::{Allowed, Grant, Surface};
+use berth_egress::decide::{Grant, Surface};
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HOST, RANGE};
 use http::request::Parts;
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, Request};
 use http_body_util::{BodyExt, Limited};
 use tokio::sync::Semaphore;
 
 use super::Plan;
+use super::judge::Judged;
 use super::watch::{self, GrantEnded, Sent};
 use crate::body::{Body, Fault, full};
 use crate::clock::unix_seconds;
 use crate::refusal::Refusal;
 use crate::substitute::sigv4::{self, Message, Payload, SigV4Error};
 use crate::tunnel::Tunnel;
+use crate::vault::Snapshot;
 
 /// A request as the agent signed it.
 pub struct Exchange {
@@ -31,33 +33,51 @@ pub struct Exchange {
 }
 
 impl Exchange {
-    /// Of a request with such a grant, before anything is taken off it.
-    pub fn begin(allowed: &Allowed, head: &Parts, tunnel: &Tunnel) -> Result<Option<Self>, Refusal> {
-        let Some((_, claim)) = signed(&allowed.grants) else {
+    /// Of a request with such a grant, before anything is taken off it. A signature that can be verified without the
+    /// body is.
+    pub fn begin<B>(
+        snapshot: &Snapshot,
+        judged: &Judged,
+        tunnel: &Tunnel,
+        request: &Request<B>,
+    ) -> Result<Option<Self>, Refusal> {
+        let Some((grant, claim)) = signed(&judged.allowed.grants) else {
             return Ok(None);
         };
-        if head.headers.contains_key(RANGE) && !allowed.range {
+        if request.headers().contains_key(RANGE) && !judged.allowed.range {
             // Taken off silently, the client would take the whole for a part and write it in the middle of a file.
             let message = "parts of objects may not be asked for here: a route says range: true for them";
             return Err(Refusal::denied(message));
         }
-        let named = head.headers.get(HOST).and_then(|host| host.to_str().ok());
-        let named = named.or_else(|| head.uri.authority().map(http::uri::Authority::as_str));
+        let uri = request.uri();
+        let named = request.headers().get(HOST).and_then(|host| host.to_str().ok());
+        let named = named.or_else(|| uri.authority().map(http::uri::Authority::as_str));
         let exchange = Self {
-            method: head.method.clone(),
-            path: head.uri.path().to_owned(),
-            query: head.uri.query().map(str::to_owned),
-            headers: head.headers.clone(),
+            method: request.method().clone(),
+            path: uri.path().to_owned(),
+            query: uri.query().map(str::to_owned),
+            headers: request.headers().clone(),
             host: named.map_or_else(|| tunnel.host_header(), str::to_owned),
             payload: Payload::Hashed,
         };
         let message = exchange.message();
         sigv4::check(claim, &message, unix_seconds()).map_err(refused)?;
+        sigv4::check_path(claim, &exchange.path, judged.target.path.as_str()).map_err(refused)?;
         let payload = sigv4::payload(claim, &message).map_err(refused)?;
+        if let Payload::Stated(payload) = &payload {
+            exchange.verify(snapshot, (grant, claim), payload)?;
+        }
         Ok(Some(Self { payload, ..exchange }))
     }
 
-    /// Verifies the agent's signature and puts the real one in its place. Gives the body, and the query to be sent.
+    fn verify(&self, snapshot: &Snapshot, (grant, claim): (&Grant, &Claim), payload: &str) -> Result<(), Refusal> {
+        let stub = snapshot.secret_stub(grant.credential());
+        let stub = stub.ok_or_else(|| Refusal::denied("the credential isn't an AWS key"))?;
+        sigv4::verify(claim, &self.message(), payload, stub).map_err(refused)
+    }
+
+    /// Puts the real signature in the place of the agent's, once that is verified. Gives the body, and the query to be
+    /// sent.
     pub async fn finish<B>(
         self,
         plan: &Plan<'_>,
@@ -72,22 +92,14 @@ impl Exchange {
         let Some((grant, claim)) = signed(&plan.judged.allowed.grants) else {
             return Err(Refusal::denied("the grant isn't for a signature"));
         };
-        let stub = plan.snapshot.secret_stub(grant.credential());
-        let stub = stub.ok_or_else(|| Refusal::denied("the credential isn't an AWS key"))?;
-        let path = plan.judged.target.path.as_str();
-        sigv4::check_path(claim, &self.path, path).map_err(refused)?;
-        let verify = |payload: &str| sigv4::verify(claim, &self.message(), payload, stub).map_err(refused);
         let (payload, body) = match &self.payload {
-            Payload::Stated(payload) => {
-                verify(payload)?;
-                (payload.clone(), watch::upload(body, sent, &plan.standing.cuts))
-            }
+            Payload::Stated(payload) => (payload.clone(), watch::upload(body, sent, &plan.standing.cuts)),
             Payload::Hashed => {
                 let (payload, body) = tokio::select! {
                     whole = hold(&plan.proxy.held, &self.headers, body) => whole?,
                     () = plan.standing.cuts.cut() => return Err(Refusal::denied(GrantEnded.to_string())),
                 };
-                verify(&payload)?;
+                self.verify(plan.snapshot, (grant, claim), &payload)?;
                 (payload, watch::upload(body, sent, &plan.standing.cuts))
             }
         };
@@ -96,7 +108,7 @@ impl Exchange {
         let host = plan.tunnel.host_header();
         let message = Message {
             method: head.method.as_str(),
-            path,
+            path: plan.judged.target.path.as_str(),
             query: query.as_deref(),
             headers: &head.headers,
             host: &host,

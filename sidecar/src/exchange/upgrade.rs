@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use berth_outbound::dial::Leg;
 use bytes::{Bytes, BytesMut};
 use http::Response;
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -15,7 +16,6 @@ use crate::audit::{Ended, Ticket};
 use crate::body::Body;
 use crate::redact::Patterns;
 use crate::redact::websocket::Frames;
-use crate::upstream::dial::Leg;
 use crate::upstream::http1::Http1;
 
 /// Tells the agent that the upstream has agreed, and relays until either side ends.

@@ -114,6 +114,7 @@ fn limits() -> GitUse {
         step: GitStep::Push,
         ref_limits: vec![vec!["refs/heads/agent/".to_owned()]],
         protected_paths: ProtectedPaths::Refuse,
+        protect: Vec::new(),
     }
 }
 
@@ -371,7 +372,7 @@ fn protected_paths_are_refused_unless_allowed() {
 
 /// A request of an agent, held.
 async fn hold(bytes: Vec<u8>, gzip: bool, max: u64, directory: &Path) -> Result<Verdict, Refusal> {
-    let pushes = Pushes::new(directory.to_owned(), Vec::new()).with_max(max);
+    let pushes = Pushes::new(directory.to_owned()).with_max(max);
     let mut request = Request::post("/me/mine.git/git-receive-pack");
     if gzip {
         request = request.header(CONTENT_ENCODING, "gzip");

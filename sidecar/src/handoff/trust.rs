@@ -1,12 +1,16 @@
 //! IO: the certificates that the agent's programs have to trust, in `handoff`: the session's authority alone, and a
-//! bundle of it with the image's own.
+//! bundle of it with the image's own, which Java reads in a format of its own.
 
 use std::io;
 use std::path::Path;
 
-use berth_protocol::environment::{BUNDLE_FILE, CA_FILE};
+use berth_protocol::environment::{BUNDLE_FILE, CA_FILE, JAVA_FILE};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 
-/// Writes both. The directory may be shared with the agent, which can't write to it.
+use super::java;
+
+/// Writes them. The directory may be shared with the agent, which can't write to it.
 pub fn write(handoff: &Path, ca: &str) -> io::Result<()> {
     place(handoff, CA_FILE, ca.as_bytes())?;
     let mut bundle = match std::fs::read(PUBLIC) {
@@ -14,7 +18,10 @@ pub fn write(handoff: &Path, ca: &str) -> io::Result<()> {
         public => public?,
     };
     bundle.extend_from_slice(ca.as_bytes());
-    place(handoff, BUNDLE_FILE, &bundle)
+    place(handoff, BUNDLE_FILE, &bundle)?;
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&bundle).filter_map(Result::ok).collect();
+    let store = java::store(certificates.iter().map(AsRef::as_ref));
+    place(handoff, JAVA_FILE, &store)
 }
 
 /// Seen whole or not at all, and readable by the agent's user.

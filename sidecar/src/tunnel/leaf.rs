@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use berth_egress::authority::Host;
+pub use berth_outbound::alpn::Alpn;
+use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType};
 use rustls::ServerConfig;
@@ -15,15 +17,6 @@ use tokio::time::Instant;
 
 use super::ca::{self, Ca};
 
-/// Which protocol both legs of a tunnel speak.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum Alpn {
-    /// HTTP/1.1.
-    Http1,
-    /// HTTP/2.
-    Http2,
-}
-
 /// The configurations that agents are answered with.
 pub struct Leaves {
     ca: Ca,
@@ -32,6 +25,14 @@ pub struct Leaves {
     signing: Arc<dyn rustls::sign::SigningKey>,
     provider: Arc<CryptoProvider>,
     cache: Cache<(Host, Alpn), Leaf>,
+    bucket: Mutex<Bucket>,
+}
+
+/// Leaves that may still be made: an agent that thinks up names below a wildcard is slowed to what costs nothing
+/// (research/vault-proxy.md §2.1, row 42).
+struct Bucket {
+    left: u32,
+    filled: Instant,
 }
 
 #[derive(Clone)]
@@ -46,19 +47,12 @@ pub enum LeafError {
     /// Key or certificate.
     #[error("failed to make a certificate")]
     Certificate(#[from] rcgen::Error),
+    /// Too many new hosts at once.
+    #[error("more than {BURST} new hosts at once: wait {} ms for each further one", REFILL.as_millis())]
+    TooFast,
     /// The TLS configuration.
     #[error("failed to configure TLS")]
     Tls(#[from] rustls::Error),
-}
-
-impl Alpn {
-    /// As it is written in a handshake.
-    pub fn wire(self) -> &'static [u8] {
-        match self {
-            Self::Http1 => b"http/1.1",
-            Self::Http2 => b"h2",
-        }
-    }
 }
 
 impl Leaves {
@@ -73,6 +67,7 @@ impl Leaves {
             key,
             provider: Arc::new(provider),
             cache: Cache::new(LEAVES_MAX),
+            bucket: Mutex::new(Bucket::full()),
         })
     }
 
@@ -86,6 +81,9 @@ impl Leaves {
         let key = (host.clone(), alpn);
         if let Some(leaf) = self.cache.get(&key).filter(|leaf| Instant::now() < leaf.renew_at) {
             return Ok(leaf.config);
+        }
+        if !self.bucket.lock().take() {
+            return Err(LeafError::TooFast);
         }
         let config = Arc::new(self.make(host, alpn)?);
         let renew_at = Instant::now() + LIFE / 2;
@@ -109,6 +107,28 @@ impl Leaves {
         config.ignore_client_order = true; // ours is the cheaper one; the leg never leaves the pod
         config.send_tls13_tickets = 1; // a client uses one at a time
         Ok(config)
+    }
+}
+
+impl Bucket {
+    fn full() -> Self {
+        Self {
+            left: BURST,
+            filled: Instant::now(),
+        }
+    }
+
+    fn take(&mut self) -> bool {
+        while self.left < BURST && self.filled.elapsed() >= REFILL {
+            self.left += 1;
+            self.filled += REFILL;
+        }
+        if self.left == BURST {
+            self.filled = Instant::now();
+        }
+        let taken = self.left.checked_sub(1);
+        self.left = taken.unwrap_or(0);
+        taken.is_some()
     }
 }
 
@@ -145,3 +165,30 @@ fn provider() -> CryptoProvider {
 const LIFE: Duration = Duration::from_hours(48);
 /// Hosts that one session talks to; 512 × about 8 KiB.
 const LEAVES_MAX: usize = 512;
+/// New hosts at once: an installer of packages talks to a dozen.
+const BURST: u32 = 64;
+/// Until one more may be made.
+const REFILL: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn new_hosts_are_slowed_beyond_a_burst() {
+        let mut bucket = Bucket::full();
+        assert!((0..BURST).all(|_| bucket.take()));
+        assert!(!bucket.take());
+        advance(REFILL).await;
+        assert!(bucket.take());
+        assert!(!bucket.take());
+        advance(REFILL * (BURST + 10)).await;
+        assert_eq!(
+            (0..BURST * 2).filter(|_| bucket.take()).count(),
+            64,
+            "it holds no more than a burst"
+        );
+    }
+}

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use berth_egress::authority::{Authority, Host};
+use berth_outbound::dial::{DialError, Target};
 use bytes::BytesMut;
 use rustls::server::Acceptor;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
@@ -14,7 +15,6 @@ use tokio::time::timeout;
 use super::Tunnel;
 use super::prefixed::Prefixed;
 use crate::proxy::Proxy;
-use crate::upstream::dial::{DialError, Target};
 
 /// A tunnel that couldn't be passed on.
 #[derive(Debug, thiserror::Error)]

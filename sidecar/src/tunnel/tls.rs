@@ -12,10 +12,11 @@ use tokio::time::timeout;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::Tunnel;
+use super::idle::IDLE_MAX;
 use super::leaf::{Alpn, LeafError};
 use super::passthrough::{self, PassError};
 use super::prefixed::Prefixed;
-use super::{Tunnel, serve};
 use crate::proxy::Proxy;
 
 /// A tunnel that ended early.
@@ -42,6 +43,9 @@ pub enum TunnelError {
         /// Of the tunnel.
         authority: Authority,
     },
+    /// Nothing moves in it.
+    #[error("nothing has gone through it for {} minutes", IDLE_MAX.as_secs() / 60)]
+    Idle,
     /// The handshake failed.
     #[error("the handshake with the agent failed")]
     Handshake(#[source] io::Error),
@@ -55,13 +59,21 @@ pub enum TunnelError {
 
 /// Serves a tunnel until it ends.
 pub async fn run(proxy: &Arc<Proxy>, tunnel: Tunnel, stream: Prefixed) -> Result<(), TunnelError> {
+    let activity = stream.activity();
+    activity
+        .guard(serve(proxy, tunnel, stream))
+        .await
+        .ok_or(TunnelError::Idle)?
+}
+
+async fn serve(proxy: &Arc<Proxy>, tunnel: Tunnel, stream: Prefixed) -> Result<(), TunnelError> {
     // Boxed: what a handshake needs is gone when it is over.
     let Some((tunnel, alpn, stream)) = Box::pin(shake(proxy, tunnel, stream)).await? else {
         return Ok(());
     };
     match alpn {
-        Alpn::Http1 => serve::http1(Arc::clone(proxy), tunnel, stream).await,
-        Alpn::Http2 => serve::http2(Arc::clone(proxy), tunnel, stream).await,
+        Alpn::Http1 => super::serve::http1(Arc::clone(proxy), tunnel, stream).await,
+        Alpn::Http2 => super::serve::http2(Arc::clone(proxy), tunnel, stream).await,
     }
     Ok(())
 }

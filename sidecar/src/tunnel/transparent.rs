@@ -55,12 +55,7 @@ async fn beginning(stream: &mut TcpStream, read: &mut BytesMut) -> io::Result<Op
         if stream.read_buf(read).await? == 0 {
             return Ok(None);
         }
-        let named = if read.first() == Some(&HANDSHAKE_RECORD) {
-            server_name(read)?
-        } else {
-            host_header(read)
-        };
-        match named {
+        match said(read)? {
             Said::NotYet => {}
             Said::Nothing => return Ok(None),
             Said::Host(host, port) => return Ok(Some(Named { host, port })),
@@ -69,11 +64,25 @@ async fn beginning(stream: &mut TcpStream, read: &mut BytesMut) -> io::Result<Op
     Ok(None)
 }
 
+/// What the beginning of a connection says about where it wants to go.
 #[derive(Debug, Eq, PartialEq)]
-enum Said {
+pub enum Said {
+    /// More has to be read.
     NotYet,
+    /// No host.
     Nothing,
+    /// A host, as it stands there, and the port of the protocol.
     Host(String, u16),
+}
+
+/// Looks into the beginning of a connection: a ClientHello, or the head of a plain request. An error is TLS that can't
+/// be read.
+pub fn said(read: &[u8]) -> io::Result<Said> {
+    if read.first() == Some(&HANDSHAKE_RECORD) {
+        server_name(read)
+    } else {
+        Ok(host_header(read))
+    }
 }
 
 fn server_name(read: &[u8]) -> io::Result<Said> {

@@ -7,11 +7,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use berth_outbound::dial::Target;
 use hyper::client::conn::http2;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::dial::Target;
 use super::http1::Http1;
 use crate::body::Body;
 

@@ -38,7 +38,7 @@ struct User {
     username: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 struct Object {
     resource: String,
     namespace: Option<String>,
@@ -47,14 +47,28 @@ struct Object {
 
 /// A write that Berth asked for.
 pub(crate) struct Write {
+    verb: String,
     pub(crate) resource: String,
     /// Answered with an error, such as 404 or 409.
     pub(crate) refused: bool,
     pub(crate) name: String,
-    at: Timestamp,
+    /// When the API server received it.
+    pub(crate) at: Timestamp,
+}
+
+/// Anything that Berth asked for.
+pub(crate) struct Asked {
+    pub(crate) verb: String,
+    pub(crate) resource: String,
+    pub(crate) name: String,
 }
 
 impl Write {
+    /// Whether it made this object.
+    pub(crate) fn creates(&self, resource: &str, name: &str) -> bool {
+        (self.verb.as_str(), self.resource.as_str(), self.name.as_str()) == ("create", resource, name)
+    }
+
     /// Whether it's of this session by name: the session, its claims or its Events; until this time.
     pub(crate) fn is_of(&self, session: &str, until: Timestamp) -> bool {
         let rest = self.name.strip_prefix(session);
@@ -64,18 +78,37 @@ impl Write {
 
 /// Berth's writes in a namespace since a position in the log, those for its pool left out.
 pub(crate) fn writes(log: &Path, since: u64, namespace: &str) -> Result<Vec<Write>> {
+    let lines = lines(log, since, namespace)?;
+    Ok(lines.into_iter().filter_map(|line| write(line, namespace)).collect())
+}
+
+/// Everything that Berth, or whom it acts as, has asked for since a position in the log.
+pub(crate) fn requests(log: &Path, since: u64) -> Result<Vec<Asked>> {
+    let asked = lines(log, since, BERTH)?.into_iter().map(|line| {
+        let object = line.object_ref.unwrap_or_default();
+        Asked {
+            verb: line.verb,
+            resource: object.resource,
+            name: object.name.unwrap_or_default(),
+        }
+    });
+    Ok(asked.collect())
+}
+
+/// Requests since a position in the log whose line has this text.
+fn lines(log: &Path, since: u64, having: &str) -> Result<Vec<Line>> {
     let mut file = File::open(log).with_context(|| format!("{} can't be read", log.display()))?;
     // A shorter log was rotated meanwhile.
     let since = if file.metadata()?.len() < since { 0 } else { since };
     file.seek(SeekFrom::Start(since))?;
-    let mut writes = Vec::new();
+    let mut lines = Vec::new();
     for line in BufReader::new(file).lines() {
         let line = line?;
-        if line.contains(namespace) {
-            writes.extend(serde_json::from_str(&line).ok().and_then(|line| write(line, namespace)));
+        if line.contains(having) {
+            lines.extend(serde_json::from_str::<Line>(&line).ok());
         }
     }
-    Ok(writes)
+    Ok(lines)
 }
 
 fn write(line: Line, namespace: &str) -> Option<Write> {
@@ -91,6 +124,7 @@ fn write(line: Line, namespace: &str) -> Option<Write> {
             .and_then(|status| status.code)
             .is_some_and(|code| code >= 400),
         name,
+        verb: line.verb,
         at: line.request_received_timestamp,
     })
 }

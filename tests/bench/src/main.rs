@@ -30,6 +30,12 @@ struct Arguments {
     /// Rounds: 60 serial ones of `sessions`, 3 of each scenario of `proxy` unless said otherwise.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     n: Option<u32>,
+    /// Rounds of a pool's worth of sessions at once.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// Minutes of `idle`.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=60))]
+    minutes: u32,
     /// State folder of the cluster, where its audit log is.
     #[arg(long, env = "BERTH_CLUSTER_DIR")]
     cluster_dir: Option<PathBuf>,
@@ -43,6 +49,7 @@ async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     if arguments.list {
         println!("sessions   bare SandboxClaims beside AgentSessions, on one warm pool");
+        println!("idle       what Berth asks for beside a thousand finished sessions");
         println!("proxy      the sidecar beside hudsucker, Envoy, mitmproxy and no proxy, without a cluster");
         return Ok(());
     }
@@ -53,9 +60,14 @@ async fn main() -> Result<()> {
     {
         #[cfg(feature = "cluster")]
         "sessions" => {
-            let directory = arguments.cluster_dir.context("BERTH_CLUSTER_DIR isn't set")?;
-            let rows = sessions::measure(arguments.n.unwrap_or(60), &directory.join("audit/audit.log")).await?;
+            let log = audit_log(arguments.cluster_dir)?;
+            let rows = sessions::measure(arguments.n.unwrap_or(60), arguments.rounds, &log).await?;
             report::publish("sessions", &rows)
+        }
+        #[cfg(feature = "cluster")]
+        "idle" => {
+            let log = audit_log(arguments.cluster_dir)?;
+            report::publish("idle", &sessions::measure_idle(arguments.minutes, &log).await?)
         }
         #[cfg(feature = "proxy")]
         "proxy" => report::publish(
@@ -66,4 +78,9 @@ async fn main() -> Result<()> {
         proxy::ORIGIN => proxy::serve_origin().await,
         other => bail!("no benchmark is called {other}; --list names them"),
     }
+}
+
+#[cfg(feature = "cluster")]
+fn audit_log(cluster: Option<PathBuf>) -> Result<PathBuf> {
+    Ok(cluster.context("BERTH_CLUSTER_DIR isn't set")?.join("audit/audit.log"))
 }

@@ -1,10 +1,18 @@
 //! Benchmark `sessions`: bare SandboxClaims beside AgentSessions, in turn, on one warm pool.
 //!
-//! In: a cluster with Berth. Out: rows. Overhead is what Berth adds to agent-sandbox: session created → claim seen,
-//! and claim Ready seen → session bound seen. Never lets a cold start in: each batch begins with a full pool.
+//! In: a cluster with Berth. Out: rows. Overhead is what Berth adds to agent-sandbox: session create → claim create, and
+//! claim Ready seen → the sidecar's acknowledgement. All are on this machine's one clock: the claim's create is when the
+//! API server received it (audit log), the acknowledgement when the controller did (its log). Never lets a cold start
+//! in: each batch begins with a full pool.
+
+mod acknowledged;
+mod idle;
+mod rows;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
+
+pub(crate) use self::idle::measure as measure_idle;
 
 use anyhow::{Context as _, Result};
 use berth_controller::sandbox::kind::{NameRef, SandboxClaimSpec};
@@ -18,9 +26,9 @@ use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::config::{Config, KubeConfigOptions};
 use kube::{Api, Client, ResourceExt};
 
-use crate::audit::{self, BERTH, Write};
+use crate::audit::{self, BERTH};
 use crate::follow::{Follow, Seen};
-use crate::report::{Row, percentile};
+use crate::report::Row;
 
 /// Sandboxes that wait warm: as many as the round at once takes. Two cores hold them beside the control plane.
 const POOL: u16 = 20;
@@ -42,21 +50,21 @@ struct Bench {
 /// One session's way.
 struct Way {
     name: String,
-    /// Created → bound.
-    total: Duration,
-    /// Created → its claim seen.
-    made: Duration,
-    /// The claim seen Ready → bound.
+    /// Created → its status was seen to say that it is bound.
     told: Duration,
+    created: Timestamp,
+    /// Its claim was seen Ready.
+    ready: Timestamp,
+    /// Its status was seen to say that it is bound.
     bound: Timestamp,
 }
 
-/// Measures; the namespace goes afterwards, whatever happened.
-pub(crate) async fn measure(n: u32, log: &Path) -> Result<Vec<Row>> {
+/// Measures `n` pairs one at a time, then `rounds` times a pool's worth at once; the namespace goes afterwards, whatever happened.
+pub(crate) async fn measure(n: u32, rounds: u32, log: &Path) -> Result<Vec<Row>> {
     let cluster = cluster().await?;
     let team = Team::with_pool(&cluster, "bench", POOL.into()).await?;
     let bench = Bench::new(team).await?;
-    let rows = bench.rows(n, log).await;
+    let rows = bench.rows((n, rounds), log).await;
     bench.team.end().await?;
     rows
 }
@@ -82,7 +90,8 @@ impl Bench {
         })
     }
 
-    async fn rows(&self, n: u32, log: &Path) -> Result<Vec<Row>> {
+    async fn rows(&self, (n, rounds): (u32, u32), log: &Path) -> Result<Vec<Row>> {
+        let began = Timestamp::now();
         let since = std::fs::metadata(log)?.len();
         let (mut claims, mut ways) = (Vec::new(), Vec::new());
         for first in (0..n).step_by(BATCH as usize) {
@@ -96,12 +105,19 @@ impl Bench {
                 .await?;
             eprintln!("{} of {n} pairs", ways.len());
         }
-        let (claims_at_once, sessions_at_once) = self.at_once().await?;
+        let (mut claims_at_once, mut sessions_at_once) = (Vec::new(), Vec::new());
+        for round in 0..rounds {
+            let (claims, sessions) = self.at_once(round).await?;
+            claims_at_once.extend(claims);
+            sessions_at_once.extend(sessions);
+        }
         let memory = resident(&self.team.cluster).await?;
         let writes = audit::writes(log, since, &self.team.namespace)?;
-        let mut rows = times(n, &claims, &ways);
-        rows.push(at_once_row(&claims_at_once, &sessions_at_once));
-        rows.extend(write_rows(&writes, &ways));
+        let acknowledged = acknowledged::read(&self.team, began).await?;
+        let mut rows = rows::times(&claims, &ways, &acknowledged)?;
+        rows.extend(rows::overheads(&ways, &writes, &acknowledged)?);
+        rows.push(rows::at_once(POOL, &claims_at_once, &sessions_at_once, &acknowledged)?);
+        rows.extend(rows::writes(&writes, &ways));
         rows.push(Row::new("active controller, resident", memory, "MiB"));
         Ok(rows)
     }
@@ -136,28 +152,22 @@ impl Bench {
 
     async fn session(&self, name: &str) -> Result<Way> {
         let session: AgentSession = serde_json::from_str(&session_yaml(name, "true"))?;
-        let began = Instant::now();
+        let (created, began) = (Timestamp::now(), Instant::now());
         self.sessions.create(&PostParams::default(), &session).await?;
         let seen = one(&self.seen_sessions, name).await?;
         let claim = one(&self.seen_claims, &format!("{name}-1")).await?;
-        let bound = seen.serves.context("it is bound")?;
-        let made = claim
-            .created
-            .context("the claim is made")?
-            .saturating_duration_since(began);
-        let told = bound.saturating_duration_since(claim.serves.context("the claim is ready")?);
         Ok(Way {
             name: name.to_owned(),
-            total: bound - began,
-            made,
-            told,
+            told: seen.serves.context("it is bound")? - began,
+            created,
+            ready: claim.serves_at.context("the claim is ready")?,
             bound: seen.serves_at.context("it is bound")?,
         })
     }
 
     /// A pool's worth of claims at once, then as many sessions.
-    async fn at_once(&self) -> Result<(Vec<Duration>, Vec<Way>)> {
-        let names: Vec<_> = (0..POOL).map(|i| format!("-once{i}")).collect();
+    async fn at_once(&self, round: u32) -> Result<(Vec<Duration>, Vec<Way>)> {
+        let names: Vec<_> = (0..POOL).map(|i| format!("-once{round}-{i}")).collect();
         self.full().await?;
         let claims = try_join_all(names.iter().map(async |name| self.claim(&format!("c{name}")).await)).await?;
         self.clear(&names, true, false).await?;
@@ -204,17 +214,16 @@ async fn one(follow: &Follow, name: &str) -> Result<Seen> {
     seen.into_iter().next().context("one was asked for")
 }
 
+/// The controller that leads.
+async fn leader(pods: &Api<Pod>) -> Result<Pod> {
+    let leads = ListParams::default().labels(&format!("{}=true", label::ACTIVE));
+    let mut pods = pods.list(&leads).await?.items;
+    pods.pop().context("no controller leads")
+}
+
 /// Memory of the controller that leads, in MiB.
 async fn resident(cluster: &Cluster) -> Result<f64> {
-    let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), "berth-system");
-    let leads = ListParams::default().labels(&format!("{}=true", label::ACTIVE));
-    let pod = pods
-        .list(&leads)
-        .await?
-        .items
-        .into_iter()
-        .next()
-        .context("no controller leads")?;
+    let pod = leader(&Api::namespaced(cluster.client.clone(), "berth-system")).await?;
     let pid = node::process(&pod.uid().context("a pod has a UID")?, "berth-controller")?;
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -222,58 +231,4 @@ async fn resident(cluster: &Cluster) -> Result<f64> {
         .and_then(|line| line.split_whitespace().next())
         .context("a process has VmRSS")?;
     Ok(kib.parse::<f64>()? / 1024.0)
-}
-
-fn times(n: u32, claims: &[Duration], ways: &[Way]) -> Vec<Row> {
-    let totals: Vec<_> = ways.iter().map(|way| way.total).collect();
-    let overheads: Vec<_> = ways.iter().map(|way| way.made + way.told).collect();
-    let goals = [(50, 50.0), (99, 200.0)];
-    let total = goals.map(|(percent, _)| {
-        let row = Row::new(
-            format!("session created to bound, p{percent} (n={n})"),
-            percentile(&totals, percent),
-            "ms",
-        );
-        row.beside("bare claim to Ready", percentile(claims, percent))
-    });
-    let overhead = goals.map(|(percent, goal)| {
-        let figure = format!("Berth's overhead per session, p{percent} (n={n})");
-        Row::new(figure, percentile(&overheads, percent), "ms").at_most(goal)
-    });
-    let made: Vec<_> = ways.iter().map(|way| way.made).collect();
-    let told: Vec<_> = ways.iter().map(|way| way.told).collect();
-    let parts = [("created to claim seen", made), ("claim Ready to bound", told)];
-    let parts = parts.map(|(part, times)| Row::new(format!("  {part}, p50"), percentile(&times, 50), "ms"));
-    total.into_iter().chain(overhead).chain(parts).collect()
-}
-
-fn at_once_row(claims: &[Duration], ways: &[Way]) -> Row {
-    let totals: Vec<_> = ways.iter().map(|way| way.total).collect();
-    let row = Row::new(
-        format!("{POOL} at once, created to bound, p50"),
-        percentile(&totals, 50),
-        "ms",
-    );
-    row.beside("bare claims to Ready", percentile(claims, 50)).at_most(1.3)
-}
-
-#[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
-fn write_rows(writes: &[Write], ways: &[Way]) -> Vec<Row> {
-    let of = |way: &Way, until| writes.iter().filter(|write| write.is_of(&way.name, until)).count();
-    let to_bound: usize = ways.iter().map(|way| of(way, way.bound)).sum();
-    let whole: usize = ways.iter().map(|way| of(way, Timestamp::MAX)).sum();
-    let serial = |write: &&Write| ways.iter().any(|way| write.is_of(&way.name, Timestamp::MAX));
-    let events = writes.iter().filter(serial).filter(|write| write.resource == "events");
-    let refused = writes.iter().filter(serial).filter(|write| write.refused);
-    let others = writes
-        .iter()
-        .filter(|write| !serial(write) && !write.name.starts_with("s-once"));
-    let per = |count: usize| count as f64 / ways.len() as f64;
-    vec![
-        Row::new("writes per session, created to bound", per(to_bound), "writes").at_most(3.0),
-        Row::new("writes per session, whole life", per(whole), "writes").at_most(6.0),
-        Row::new("  of which Events", per(events.count()), "writes"),
-        Row::new("  of which refused (404, 409)", per(refused.count()), "writes"),
-        Row::new("other writes in the namespace", others.count() as f64, "writes"),
-    ]
 }

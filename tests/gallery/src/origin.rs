@@ -12,9 +12,11 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose};
-use rustls::ServerConfig;
-use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rcgen::{BasicConstraints, Certificate, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rustls::server::{WantsServerCert, WebPkiClientVerifier};
+use rustls::{ConfigBuilder, RootCertStore, ServerConfig};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -40,6 +42,8 @@ pub struct Seen {
     pub head: String,
     /// As many bytes as `Content-Length` says, or the raw chunks.
     pub body: Vec<u8>,
+    /// The client's certificate, DER.
+    pub certificate: Option<Vec<u8>>,
 }
 
 /// A running origin.
@@ -67,15 +71,39 @@ impl Authority {
         })
     }
 
-    /// TLS for servers of these names.
-    pub fn server(&self, names: &[&str], protocols: &[&str]) -> Result<ServerConfig> {
+    /// A certificate for these names and its key, valid for a year around 2026 or at another time.
+    pub fn issue(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Result<(Certificate, KeyPair)> {
         let key = KeyPair::generate()?;
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        let certificate = CertificateParams::new(names)?.signed_by(&key, &self.issuer)?;
+        let mut parameters = CertificateParams::new(names)?;
+        change(&mut parameters);
+        Ok((parameters.signed_by(&key, &self.issuer)?, key))
+    }
+
+    /// TLS for servers of these names.
+    pub fn server(&self, names: &[&str], protocols: &[&str]) -> Result<ServerConfig> {
+        let builder = ServerConfig::builder().with_no_client_auth();
+        self.configured(builder, names, protocols)
+    }
+
+    /// The same, for clients that show a certificate of that authority and no others.
+    pub fn server_of(&self, clients: &Self, names: &[&str], protocols: &[&str]) -> Result<ServerConfig> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(clients.pem.as_bytes())?)?;
+        let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).build()?;
+        let builder = ServerConfig::builder().with_client_cert_verifier(verifier);
+        self.configured(builder, names, protocols)
+    }
+
+    fn configured(
+        &self,
+        builder: ConfigBuilder<ServerConfig, WantsServerCert>,
+        names: &[&str],
+        protocols: &[&str],
+    ) -> Result<ServerConfig> {
+        let (certificate, key) = self.issue(names, |_as_it_is| {})?;
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        let mut config = ServerConfig::builder()
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate.der().clone()], key)?;
+        let mut config = builder.with_single_cert(vec![certificate.der().clone()], key)?;
         config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         Ok(config)
     }
@@ -91,6 +119,7 @@ impl Seen {
         Self {
             head: format!("{head}\r\n"),
             body: Vec::new(),
+            certificate: None,
         }
     }
 
@@ -108,14 +137,21 @@ impl Seen {
 impl Origin {
     /// HTTP/1.1 over TLS.
     pub async fn http1(authority: &Authority, names: &[&str], answer: Answer) -> Result<Self> {
-        let acceptor = TlsAcceptor::from(Arc::new(authority.server(names, &["http/1.1"])?));
+        Self::http1_over(authority.server(names, &["http/1.1"])?, answer).await
+    }
+
+    /// The same over this TLS; a client's certificate is kept with each request.
+    pub async fn http1_over(config: ServerConfig, answer: Answer) -> Result<Self> {
+        let acceptor = TlsAcceptor::from(Arc::new(config));
         let requests = Arc::default();
         let kept = Arc::clone(&requests);
         let origin = Self::start(move |stream, log| {
             let (acceptor, answer, kept) = (acceptor.clone(), Arc::clone(&answer), Arc::clone(&kept));
             async move {
                 if let Ok(stream) = acceptor.accept(stream).await {
-                    let _ = converse(stream, &answer, &log, &kept).await; // the other side may break off at any time
+                    let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+                    let shown = shown.map(|certificate| certificate.to_vec());
+                    let _ = converse(stream, (&answer, shown), &log, &kept).await; // the other side may break off at any time
                 }
             }
         });
@@ -132,7 +168,7 @@ impl Origin {
         let origin = Self::start(move |stream, log| {
             let (answer, kept) = (Arc::clone(&answer), Arc::clone(&kept));
             async move {
-                let _ = converse(stream, &answer, &log, &kept).await; // the other side may break off at any time
+                let _ = converse(stream, (&answer, None), &log, &kept).await; // the other side may break off at any time
             }
         });
         Ok(Self {
@@ -147,13 +183,21 @@ impl Origin {
         F: Fn(Request<Incoming>) -> R + Clone + Send + Sync + 'static,
         R: Future<Output = Result<Response<Body>>> + Send + 'static,
     {
+        Self::served_over(authority.server(names, protocols)?, answer).await
+    }
+
+    /// The same over this TLS.
+    pub async fn served_over<F, R>(config: ServerConfig, answer: F) -> Result<Self>
+    where
+        F: Fn(Request<Incoming>) -> R + Clone + Send + Sync + 'static,
+        R: Future<Output = Result<Response<Body>>> + Send + 'static,
+    {
         let requests: Arc<Mutex<Vec<Seen>>> = Arc::default();
         let kept = Arc::clone(&requests);
         let service = move |request: Request<Incoming>| {
             kept.lock().push(Seen::of(&request));
             answer(request)
         };
-        let config = authority.server(names, protocols)?;
         let origin = Self::raw(config, move |stream, _log| {
             let service = service_fn(service.clone());
             async move {
@@ -253,15 +297,16 @@ impl Origin {
 
 async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
-    answer: &Answer,
+    (answer, shown): (&Answer, Option<Vec<u8>>),
     log: &Mutex<Vec<u8>>,
     requests: &Mutex<Vec<Seen>>,
 ) -> Result<()> {
     let mut read = Vec::new();
     loop {
-        let Some(seen) = request(&mut stream, &mut read, log).await? else {
+        let Some(mut seen) = request(&mut stream, &mut read, log).await? else {
             return Ok(());
         };
+        seen.certificate.clone_from(&shown);
         requests.lock().push(seen.clone());
         let Some(bytes) = answer(&seen) else {
             stream.shutdown().await?;
@@ -308,7 +353,11 @@ async fn request<S: AsyncRead + Unpin>(
     };
     let body = read[end..whole].to_vec();
     read.drain(..whole);
-    Ok(Some(Seen { head, body }))
+    Ok(Some(Seen {
+        head,
+        body,
+        certificate: None,
+    }))
 }
 
 /// Where chunks end, trailers included; by their sizes, as chunks may hold what looks like chunks.

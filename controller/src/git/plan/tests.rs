@@ -24,6 +24,7 @@ fn object(kind: Kind, name: &str, spec: &Value) -> Declared {
         sha256,
         commit: String::new(),
         author: String::new(),
+        introduced: None,
     }
 }
 

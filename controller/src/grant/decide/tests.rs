@@ -4,8 +4,10 @@ use berth_crds::{AgentSessionSpec, CredentialBindingSpec, GrantPolicySpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 
-use super::fingerprint as fingerprint_of;
 use super::*;
+use crate::grant::evidence::prove::{Answer, Asked};
+use crate::grant::evidence::signers::Signers;
+use crate::grant::offer::InstallKey;
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
@@ -17,7 +19,6 @@ struct World {
     policies: Vec<GrantPolicy>,
     tips: BTreeMap<String, Tip>,
     secrets: BTreeMap<String, Result<Offered, Refused>>,
-    broken: BTreeMap<String, (String, Refused)>,
     session: AgentSession,
     confinement: Confinement,
     from_git: bool,
@@ -34,7 +35,6 @@ impl World {
             policies: Vec::new(),
             tips: BTreeMap::new(),
             secrets: BTreeMap::new(),
-            broken: BTreeMap::new(),
             session,
             confinement: Confinement::Fence,
             from_git: false,
@@ -44,7 +44,7 @@ impl World {
         world.policy(json!({"allow": [{"name": "a", "hosts": ["api.example.com"]}]}));
         world
             .secrets
-            .insert("forge".to_owned(), Ok(offered(&["*.example.com"])));
+            .insert("forge/token".to_owned(), Ok(offered(&["*.example.com"])));
         world
     }
 
@@ -60,11 +60,12 @@ impl World {
         binding.metadata.namespace = Some("team-a".to_owned());
         binding.metadata.creation_timestamp = Some(Time(at(created)));
         self.bindings.push(binding);
-        let stands = Tip::Stands {
+        let standing = Standing {
             commit: "c0ffee".to_owned(),
             author: "A".to_owned(),
+            ..Standing::default()
         };
-        self.tips.insert(name.to_owned(), stands);
+        self.tips.insert(name.to_owned(), Tip::Stands(Box::new(standing)));
     }
 
     fn policy(&mut self, spec: Value) {
@@ -75,8 +76,18 @@ impl World {
     fn decide(&self) -> Decisions {
         let bindings: Vec<Arc<CredentialBinding>> = self.bindings.iter().cloned().map(Arc::new).collect();
         let policies: Vec<Arc<GrantPolicy>> = self.policies.iter().cloned().map(Arc::new).collect();
+        let (answers, agents): (BTreeMap<Asked, Answer>, _) = (BTreeMap::new(), BTreeMap::new());
+        let known = Known {
+            now: at(self.now),
+            key: &InstallKey::new(vec![7; 32]),
+            signers: &Signers::default(),
+            answers: &answers,
+            agents: &agents,
+        };
         decide(&Facts {
             now: at(self.now),
+            labels: None,
+            known: &known,
             namespace: "team-a",
             default: DefaultPolicy::Deny,
             github_host: "api.github.example.com",
@@ -84,7 +95,6 @@ impl World {
             policies: &policies,
             tips: &self.tips,
             secrets: &self.secrets,
-            broken: &self.broken,
             sessions: &[SessionFacts {
                 session: Arc::new(self.session.clone()),
                 confinement: self.confinement,
@@ -121,7 +131,7 @@ fn everything_in_place_grants() {
     let Verdict::Active(active) = &world.decide().bindings["b"] else {
         panic!("not active")
     };
-    assert_eq!(active.commit.as_deref(), Some("c0ffee"));
+    assert_eq!(active.grant.commit.as_deref(), Some("c0ffee"));
     assert!(active.permitted.narrowed.is_empty());
 }
 
@@ -139,7 +149,9 @@ fn tip(tip: Option<Tip>) -> World {
 fn secret(state: Option<Result<Offered, Refused>>) -> World {
     changed(|world| {
         world.secrets.clear();
-        world.secrets.extend(state.map(|state| ("forge".to_owned(), state)));
+        world
+            .secrets
+            .extend(state.map(|state| ("forge/token".to_owned(), state)));
     })
 }
 
@@ -177,6 +189,11 @@ fn an_object_that_says_no_denies() {
             Reason::Expired,
         ),
         ("break-glass", revoked, Reason::Revoked),
+        (
+            "certificates that are none",
+            spec(|spec| spec.routes[0].ca = Some("-----BEGIN CERTIFICATE-----".to_owned())),
+            Reason::InvalidSpec,
+        ),
         ("being deleted", deleted, Reason::Revoked),
     ]);
 }
@@ -222,6 +239,29 @@ fn policies_have_to_permit_it_and_what_they_require_to_be_proven() {
             Reason::NotPermitted,
         ),
     ]);
+}
+
+#[test]
+fn a_requirement_that_is_added_never_widens() {
+    let requirements = [
+        json!({"signedCommits": true}),
+        json!({"review": {"minApprovals": 1}}),
+        json!({"maxDuration": "1h"}),
+        json!({"sessionDelivery": "Git"}),
+        json!({"minConfined": "Fence"}),
+        json!({"images": ["registry.example.com/agents/"]}),
+    ];
+    for first in &requirements {
+        for second in &requirements {
+            let one = policy(json!({"require": first}));
+            let both = changed(|world| {
+                world.policy(json!({"require": first}));
+                world.policy(json!({"require": second}));
+            });
+            let before = one.held();
+            assert!(both.held().iter().all(|held| before.contains(held)), "{first} {second}");
+        }
+    }
 }
 
 #[test]
@@ -289,7 +329,7 @@ fn of_two_values_for_one_name_the_older_binding_wins() {
         world.bind("a", "other", 20);
         world
             .secrets
-            .insert("other".to_owned(), Ok(offered(&["*.example.com"])));
+            .insert("other/token".to_owned(), Ok(offered(&["*.example.com"])));
     });
     assert_eq!(world.held(), ["b"]);
     let Verdict::Inactive { reason, message, .. } = &world.decide().bindings["a"] else {
@@ -307,26 +347,73 @@ fn what_begins_or_ends_by_itself_is_looked_at_again() {
 }
 
 #[test]
-fn words_change_no_fingerprint_and_everything_else_does() {
-    let fingerprint = |change: fn(&mut CredentialBinding)| {
-        let world = changed(move |world| change(&mut world.bindings[0]));
-        fingerprint_of(&world.bindings[0])
+fn while_git_is_being_read_the_status_keeps_what_was_sealed() {
+    let told = |world: &World| world.decide().grants.remove("b").unwrap();
+    assert_eq!(told(&tip(None)), ToldGrant::AsBefore);
+    let differs = tip(Some(Tip::Differs("an apply is under way".to_owned())));
+    assert!(differs.held().is_empty());
+    assert_eq!(told(&differs), ToldGrant::AsBefore, "a narrowing keeps its seal");
+    assert_eq!(told(&tip(Some(Tip::Gone("gone".to_owned())))), ToldGrant::Nothing);
+    assert!(
+        matches!(told(&spec(|spec| spec.suspend = true)), ToldGrant::Proven(_)),
+        "approved, although it is suspended"
+    );
+}
+
+/// A client whose secret and refresh token stand in two Secrets.
+fn oauth(secret: &[&str], refresh: &[&str]) -> World {
+    changed(|world| {
+        let source = json!({"oauth2": {
+            "tokenURL": "https://login.example.org/token",
+            "revocationURL": "https://logout.example.org/revoke",
+            "clientID": "berth",
+            "clientSecretRef": {"name": "client", "key": "secret"},
+            "refreshTokenRef": {"name": "refresh", "key": "token"},
+        }});
+        world.bindings[0].spec.credential.source = serde_json::from_value(source).unwrap();
+        world.policies.clear();
+        world.policy(json!({"allow": [
+            {"name": "a", "hosts": ["api.example.com"], "sources": {"clientIDs": ["berth"]}},
+        ]}));
+        for (name, hosts) in [("client/secret", secret), ("refresh/token", refresh)] {
+            if !hosts.is_empty() {
+                world.secrets.insert(name.to_owned(), Ok(offered(hosts)));
+            }
+        }
+    })
+}
+
+#[test]
+fn every_secret_of_a_client_is_offered_wherever_it_and_its_token_go() {
+    const ALL: [&str; 3] = ["api.example.com", "login.example.org", "logout.example.org"];
+    assert_eq!(oauth(&ALL, &ALL).held(), ["b"]);
+    let Verdict::Active(active) = &oauth(&ALL, &ALL).decide().bindings["b"] else {
+        panic!("not active")
     };
-    let base = fingerprint(|_| {});
-    assert_eq!(
-        fingerprint(|binding| binding.spec.reason = "other words".to_owned()),
-        base
-    );
-    assert_ne!(
-        fingerprint(|binding| binding.spec.routes[0].host = "x.example.com".to_owned()),
-        base
-    );
-    assert_ne!(fingerprint(|binding| binding.spec.subjects.all_sessions = None), base);
-    assert_ne!(fingerprint(|binding| binding.spec.expires_at = Some(Time(at(1)))), base);
-    assert_ne!(
-        fingerprint(|binding| binding.metadata.namespace = Some("team-b".to_owned())),
-        base
-    );
+    assert_eq!(active.version, "1,1");
+    let mut other_url = oauth(&ALL, &ALL);
+    if let Some(client) = &mut other_url.bindings[0].spec.credential.source.oauth2 {
+        client.token_url = "https://login.example.org@evil.example.net/token".to_owned();
+    }
+    let other_client = changed_policy(oauth(&ALL, &ALL), &json!({"clientIDs": ["another"]}));
+    denies(vec![
+        ("one not read yet", oauth(&ALL, &[]), Reason::Progressing),
+        ("not to the API", oauth(&ALL[1..], &ALL), Reason::HostNotOffered),
+        (
+            "not to the endpoint",
+            oauth(&ALL, &["api.example.com", "logout.example.org"]),
+            Reason::HostNotOffered,
+        ),
+        ("not to the revocation", oauth(&ALL[..2], &ALL), Reason::HostNotOffered),
+        ("a URL in disguise", other_url, Reason::InvalidSpec),
+        ("another client", other_client, Reason::NotPermitted),
+    ]);
+}
+
+fn changed_policy(mut world: World, sources: &Value) -> World {
+    world.policies.clear();
+    world.policy(json!({"allow": [{"name": "a", "hosts": ["api.example.com"], "sources": sources}]}));
+    world
 }
 
 /// The binding signs for AWS, with a key of which the id is in another Secret.
@@ -336,10 +423,11 @@ fn aws(change: impl FnOnce(&mut World)) -> World {
             "accessKeyRef": {"name": "ids", "key": "id"}, "secretKeyRef": {"name": "forge", "key": "token"},
             "region": "eu-west-1", "services": ["s3"],
         }});
-        world.bindings[0].spec.credential.source = serde_json::from_value(source).unwrap();
-        world
-            .secrets
-            .insert("ids".to_owned(), Ok(offered(&["api.example.com"])));
+        let spec = &mut world.bindings[0].spec;
+        spec.credential.source = serde_json::from_value(source).unwrap();
+        spec.routes[0].inject = serde_json::from_value(json!({"awsSigV4": {}})).unwrap();
+        let ids = Ok(offered(&["api.example.com"]));
+        world.secrets.insert("ids/id".to_owned(), ids);
         change(world);
     })
 }
@@ -351,14 +439,14 @@ fn an_aws_key_needs_both_of_its_secrets_offered() {
     let Verdict::Active(active) = &world.decide().bindings["b"] else {
         panic!("not active")
     };
-    assert_eq!(active.version, "1 1");
+    assert_eq!(active.version, "1,1");
     let refusal = Refused {
-        reason: Reason::SecretNotOffered,
-        message: "Secret ids isn't offered".to_owned(),
+        reason: Reason::SecretInvalid,
+        message: "Secret ids holds something else than one word of text at id".to_owned(),
     };
     let with = |state: Result<Offered, Refused>| {
         aws(|world| {
-            world.secrets.insert("ids".to_owned(), state);
+            world.secrets.insert("ids/id".to_owned(), state);
         })
     };
     let sources =
@@ -367,36 +455,23 @@ fn an_aws_key_needs_both_of_its_secrets_offered() {
         world.policies.clear();
         world.policy(sources);
     });
+    let minting = aws(|world| {
+        let aws = world.bindings[0].spec.credential.source.aws_sig_v4.as_mut().unwrap();
+        aws.services = vec!["sts".to_owned()];
+    });
     denies(vec![
         (
             "one isn't read yet",
-            aws(|world| drop(world.secrets.remove("ids"))),
+            aws(|world| drop(world.secrets.remove("ids/id"))),
             Reason::Progressing,
         ),
-        ("one isn't offered", with(Err(refusal)), Reason::SecretNotOffered),
+        ("one can't be used", with(Err(refusal)), Reason::SecretInvalid),
         (
             "one is offered elsewhere",
             with(Ok(offered(&["other.example.com"]))),
             Reason::HostNotOffered,
         ),
         ("a policy permits one", half, Reason::NotPermitted),
+        ("a service that mints", minting, Reason::InvalidRoute),
     ]);
-}
-
-#[test]
-fn a_value_that_cannot_be_had_is_told_until_its_secret_changes() {
-    let broken = |version: &str| {
-        let refused = Refused {
-            reason: Reason::SecretInvalid,
-            message: "Secret forge isn't a docker configuration".to_owned(),
-        };
-        changed(|world| drop(world.broken.insert("b".to_owned(), (version.to_owned(), refused))))
-    };
-    denies(vec![("the same Secret", broken("1"), Reason::SecretInvalid)]);
-    assert_eq!(broken("0").held(), ["b"], "the Secret has changed since");
-    let other = changed(|world| {
-        let (_, refused) = broken("1").broken.remove("b").unwrap();
-        world.broken.insert("another".to_owned(), ("1".to_owned(), refused));
-    });
-    assert_eq!(other.held(), ["b"], "another binding's trouble");
 }

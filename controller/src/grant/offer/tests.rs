@@ -1,6 +1,6 @@
 //! What a session's sidecar and its agent are told of each kind of credential.
 
-use berth_crds::{AgentSessionSpec, CredentialBindingSpec};
+use berth_crds::{AgentSessionSpec, CredentialBindingSpec, Grant};
 use serde_json::{Value, json};
 
 use super::*;
@@ -44,9 +44,7 @@ fn granted_by(binding: &CredentialBinding) -> SessionGrant {
                 routes: binding.spec.routes.clone(),
                 narrowed: Vec::new(),
             },
-            fingerprint: "f".to_owned(),
-            commit: None,
-            author: None,
+            grant: Grant::default(),
             expires: None,
             version: "1".to_owned(),
         },
@@ -89,7 +87,7 @@ fn an_aws_key_is_two_stubs_and_an_endpoint() {
 fn an_aws_key_is_signed_with_for_what_its_source_says() {
     let binding = aws("one", "AWS_ACCESS_KEY_ID");
     let stubs = stubs(&key(), &session(&["AWS_ACCESS_KEY_ID"]), &[&binding]);
-    let offer = offer(&[granted_by(&binding)], &[&binding], &[], &stubs, &BTreeMap::new());
+    let offer = offer(&[granted_by(&binding)], &[&binding], &[], &stubs, &BTreeMap::new(), &[]);
     let found = serde_json::to_value(&offer.policy).unwrap();
     assert_eq!(found["credentials"][0]["secretStub"], stubs["AWS_SECRET_ACCESS_KEY"]);
     let inject = json!({ "awsSigV4": { "region": "eu-west-1", "services": ["s3"] } });
@@ -118,10 +116,9 @@ fn a_secret_is_read_for_the_hosts_of_its_routes() {
     let route = json!({ "name": "r", "host": "registry.example.com", "methods": ["GET"], "inject": { "basic": {} } });
     let binding = binding("b", "REGISTRY", &source, &route);
     let stubs = stubs(&key(), &session(&["REGISTRY"]), &[&binding]);
-    let offer = offer(&[granted_by(&binding)], &[&binding], &[], &stubs, &BTreeMap::new());
+    let offer = offer(&[granted_by(&binding)], &[&binding], &[], &stubs, &BTreeMap::new(), &[]);
     let ValueSource::Secret(_, hosts) = &offer.credentials[0].value else {
         panic!("{:?}", offer.credentials)
     };
     assert!(hosts.iter().eq(["registry.example.com"]));
-    assert_eq!(offer.credentials[0].binding, "b");
 }

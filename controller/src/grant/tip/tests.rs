@@ -30,6 +30,7 @@ fn declared(kind: Kind, name: &str, object: Value) -> Declared {
         sha256: String::new(),
         commit: "c0ffee".to_owned(),
         author: "A".to_owned(),
+        introduced: None,
     }
 }
 
@@ -46,6 +47,8 @@ fn source(suspend: bool, objects: Option<Vec<Declared>>) -> SourceTip {
                 withheld: BTreeSet::new(),
             })
         }),
+        rewound_at: None,
+        place: None,
     }
 }
 
@@ -54,14 +57,15 @@ fn a_binding_stands_only_as_its_one_readable_document_says() {
     let live = binding("api.example.com");
     let document = |host: &str| declared(Kind::Binding, "b", json!({"spec": binding_spec(host)}));
     let same = || source(false, Some(vec![document("api.example.com")]));
-    let stands = |sources: &[SourceTip]| matches!(tip(&live, sources), Some(Tip::Stands { .. }));
+    let stands = |sources: &[SourceTip]| matches!(tip(&live, sources), Some(Tip::Stands(_)));
     let gone = |sources: &[SourceTip]| matches!(tip(&live, sources), Some(Tip::Gone(_)));
     assert!(stands(&[same()]));
     assert!(
         stands(&[same(), source(false, None)]),
         "another source that isn't read yet is no doubt"
     );
-    assert!(gone(&[source(false, Some(vec![document("other.example.com")]))]));
+    let other = source(false, Some(vec![document("other.example.com")]));
+    assert!(matches!(tip(&live, &[other]), Some(Tip::Differs(_))));
     assert!(gone(&[same(), same()]));
     assert_eq!(tip(&live, &[source(false, None)]), None);
     assert_eq!(tip(&live, &[]), Some(Tip::Direct));

@@ -311,6 +311,7 @@ async fn a_signature_is_worth_nothing_for_anything_else() -> Result<()> {
     for (text, reason) in table.into_iter().chain(changes(&good)) {
         refused(&scene, &text, reason).await?;
     }
+    assert!(!scene.sidecar.audit_text()?.contains("\"use\""), "a refusal is no use");
     let response = scene.send(&good).await?;
     assert_eq!(
         response.status,

@@ -24,7 +24,17 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 /// Runs a program behind the sidecar, as the agent's container would. `None` when it isn't there.
-async fn run(scene: &Scene, program: &str, arguments: &[&str]) -> Result<Option<Output>> {
+pub(super) async fn run(scene: &Scene, program: &str, arguments: &[&str]) -> Result<Option<Output>> {
+    run_with(scene, &[], program, arguments).await
+}
+
+/// The same with further environment.
+pub(super) async fn run_with(
+    scene: &Scene,
+    more: &[(&str, &str)],
+    program: &str,
+    arguments: &[&str],
+) -> Result<Option<Output>> {
     let home = tempfile::tempdir()?;
     let found = Command::new(program)
         .arg("--version")
@@ -46,6 +56,7 @@ async fn run(scene: &Scene, program: &str, arguments: &[&str]) -> Result<Option<
         .env("GIT_CONFIG_NOSYSTEM", "1")
         .env("GIT_TERMINAL_PROMPT", "0")
         .envs(environment)
+        .envs(more.iter().copied())
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output();
@@ -60,11 +71,11 @@ fn path() -> OsString {
 }
 
 #[expect(clippy::print_stderr, reason = "a test that is left out says so")]
-pub(crate) fn skip(program: &str) {
+pub(super) fn skip(program: &str) {
     eprintln!("skipped: {program} isn't on this machine");
 }
 
-pub(crate) fn text(output: &Output) -> String {
+pub(super) fn text(output: &Output) -> String {
     format!(
         "{}{}",
         String::from_utf8_lossy(&output.stdout),
@@ -73,7 +84,7 @@ pub(crate) fn text(output: &Output) -> String {
 }
 
 /// An origin that says by HTTP/2 or HTTP/1.1 what it got in `Authorization`.
-async fn telling(protocols: &[&str]) -> Result<Scene> {
+pub(super) async fn telling(protocols: &[&str]) -> Result<Scene> {
     let authority = Authority::new()?;
     let origin = Origin::served(
         &authority,
@@ -95,7 +106,7 @@ async fn telling(protocols: &[&str]) -> Result<Scene> {
     Scene::around(authority, origin, &json!({})).await
 }
 
-fn is_exchanged(scene: &Scene, output: &Output) -> Result<()> {
+pub(super) fn is_exchanged(scene: &Scene, output: &Output) -> Result<()> {
     let text = text(output);
     ensure!(output.status.success(), "{text}");
     ensure!(text.contains(&format!("Bearer {STUB}")), "{text}");

@@ -424,6 +424,20 @@ async fn ci_definitions_are_refused_unless_the_route_says_so() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test]
+async fn what_a_source_reads_from_the_repository_is_refused_too() -> Result<()> {
+    let git = json!({ "repos": ["me/mine"], "access": "Write", "protect": ["fleet/**"] });
+    let forge = Forge::new(&json!({ "git": git })).await?;
+    forge.commit("src/main.rs", b"fn main() {}\n", "x").await?;
+    forge.push(&["agent/work"]).await?;
+    forge
+        .commit("fleet/grant.yaml", b"kind: CredentialBinding\n", "x")
+        .await?;
+    let printed = forge.refused(&["agent/work"]).await?;
+    assert!(printed.contains("fleet/grant.yaml is protected"), "{printed}");
+    Ok(())
+}
+
 /// THREAT: 26
 #[tokio::test]
 async fn a_push_is_judged_however_it_is_spelled() -> Result<()> {

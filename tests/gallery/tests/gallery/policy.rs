@@ -10,7 +10,7 @@ use berth_gallery::origin::{Authority, Origin};
 use berth_gallery::policy::{self, HOST, SECRET, STUB};
 use berth_gallery::scene::Scene;
 use berth_sidecar::clock::Boottime;
-use berth_sidecar::vault::{Identity, Offer, Value};
+use berth_sidecar::vault::{Holder, Offer, Value};
 use bytes::Bytes;
 use http::Request;
 use http::header::AUTHORIZATION;
@@ -25,6 +25,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 
 /// How soon a stream ends with its grant (DESIGN §7).
 const SOON: Duration = Duration::from_secs(2);
+const HOUR: Duration = Duration::from_hours(1);
 
 /// An origin that keeps every stream open: it answers `/events` and `/chat` at once and uploads never.
 async fn open_ended() -> Result<Scene> {
@@ -82,7 +83,7 @@ impl End {
 fn offer(policy: &serde_json::Value, lease: Option<Boottime>) -> Result<Offer> {
     let value = Value {
         secret: SecretString::from(SECRET),
-        identity: Identity::None,
+        holder: Holder::None,
         grant: Arc::from("fake-grant"),
         until: None,
     };
@@ -90,6 +91,7 @@ fn offer(policy: &serde_json::Value, lease: Option<Boottime>) -> Result<Offer> {
         policy: serde_json::from_value(policy.clone())?,
         values: HashMap::from([("TOKEN".to_owned(), value)]),
         lease,
+        ..Offer::nothing()
     })
 }
 
@@ -150,8 +152,17 @@ async fn until_origin_has(scene: &Scene, text: &str) -> Result<()> {
 async fn an_http_2_stream_ends_with_its_grant() -> Result<()> {
     let authority = Authority::new()?;
     let origin = Origin::served(&authority, &[HOST], &["h2"], |request: Request<_>| async move {
-        if request.uri().path() == "/silent" {
-            return std::future::pending().await;
+        match request.uri().path() {
+            "/silent" => return std::future::pending().await,
+            // Answered once the upload is over, however it ends.
+            "/upload" => {
+                return request
+                    .into_body()
+                    .collect()
+                    .await
+                    .map(|_| unreachable!("it never ends well"))?;
+            }
+            _ => {}
         }
         let (sender, receiver) = mpsc::unbounded_channel::<Result<Frame<Bytes>, std::convert::Infallible>>();
         sender.send(Ok(Frame::data(Bytes::from_static(b"a\n"))))?;
@@ -172,8 +183,14 @@ async fn an_http_2_stream_ends_with_its_grant() -> Result<()> {
     assert!(events.frame().await.context("it ended")?.is_ok());
     let silent = sender.send_request(request("/silent")?);
     let silent = tokio::spawn(silent);
+    let (part, body) = mpsc::unbounded_channel::<Result<Frame<Bytes>>>();
+    part.send(Ok(Frame::data(Bytes::from_static(b"a slow upload"))))?;
+    let upload = Request::post(format!("https://{}/upload", scene.place));
+    let upload = upload.header(AUTHORIZATION, format!("Bearer {STUB}"));
+    let upload = upload.body(StreamBody::new(UnboundedReceiverStream::new(body)).boxed_unsync())?;
+    let upload = tokio::spawn(sender.send_request(upload));
     agent::within(async {
-        while scene.origin.requests().len() < 2 {
+        while scene.origin.requests().len() < 3 {
             tokio::task::yield_now().await;
         }
         Ok(())
@@ -182,8 +199,55 @@ async fn an_http_2_stream_ends_with_its_grant() -> Result<()> {
     scene.sidecar.adopt(&json!({}).to_string())?;
     let ended = timeout(SOON, events.frame()).await?;
     assert!(ended.is_none_or(|frame| frame.is_err()));
-    let answer = timeout(SOON, silent).await???;
-    assert_eq!(answer.status(), 502);
+    for waiting in [silent, upload] {
+        let answer = timeout(SOON, waiting).await???;
+        assert_eq!(answer.status(), 502);
+    }
+    drop(part); // was held open: the upload hasn't ended by itself
+    Ok(())
+}
+
+/// THREAT: 63
+#[tokio::test]
+async fn a_stream_that_may_drain_goes_on_for_that_long_and_no_request_joins_it() -> Result<()> {
+    const DRAIN: Duration = Duration::from_secs(1);
+    let scene = open_ended().await?;
+    let route = json!({ "name": "binding/api", "websocket": true });
+    let policy = policy::bearer(scene.origin.address.port(), &route);
+    let draining = |drain| -> Result<Offer> {
+        let drains = HashMap::from([("binding/api".to_owned(), drain)]);
+        Ok(Offer {
+            drains,
+            ..offer(&policy, None)?
+        })
+    };
+    let braked = || Offer {
+        cut: vec!["binding".to_owned()],
+        ..Offer::nothing()
+    };
+    // It drains; it would, and the brake is pulled; it does, and the brake is pulled then.
+    for (drain, then) in [
+        (DRAIN, vec![Offer::nothing()]),
+        (HOUR, vec![braked()]),
+        (HOUR, vec![Offer::nothing(), braked()]),
+    ] {
+        scene.sidecar.offer(draining(drain)?);
+        let mut stream = scene.tunnel().await?;
+        stream.write_all(scene.head("GET /events", "").as_bytes()).await?;
+        drop(agent::within(agent::read_head(&mut stream)).await?);
+        let began = Instant::now();
+        for offer in then {
+            scene.sidecar.offer(offer);
+        }
+        assert!(scene.tunnel().await.is_err(), "a new connection is refused at once");
+        drop(
+            timeout(DRAIN + SOON, agent::rest(&mut stream))
+                .await
+                .context("it goes on")??,
+        );
+        let least = if drain == DRAIN { DRAIN } else { Duration::ZERO };
+        assert!(began.elapsed() >= least, "{:?}", began.elapsed());
+    }
     Ok(())
 }
 

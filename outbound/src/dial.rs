@@ -14,14 +14,16 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
 
-use super::resolve::{ResolveError, Resolver};
-use super::tls::UpstreamTls;
-use crate::tunnel::leaf::Alpn;
+use crate::alpn::Alpn;
+use crate::identity::{Identity, Roots};
+use crate::resolve::{ResolveError, Resolver};
+use crate::tls::UpstreamTls;
 
 /// The bytes of an upstream connection.
 pub type Leg = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
 /// Opens connections.
+#[derive(Clone)]
 pub struct Dialer {
     resolver: Resolver,
     tls: UpstreamTls,
@@ -38,6 +40,24 @@ pub struct Target {
     pub http2: bool,
     /// Ranges that the host's routes name besides public addresses.
     pub addresses: Arc<[IpNet]>,
+    /// What the upstream is shown when it asks for the client's certificate.
+    pub identity: Option<Arc<Identity>>,
+    /// What the upstream is verified with, in place of everything else.
+    pub roots: Option<Arc<Roots>>,
+}
+
+impl Target {
+    /// Over HTTP/1.1, verified as all others are, by nobody in particular.
+    pub fn new(authority: Authority, tls: bool, addresses: Vec<IpNet>) -> Self {
+        Self {
+            authority,
+            tls,
+            http2: false,
+            addresses: addresses.into(),
+            identity: None,
+            roots: None,
+        }
+    }
 }
 
 /// An open connection.
@@ -70,6 +90,14 @@ pub enum DialError {
         /// Why.
         source: io::Error,
     },
+    /// The client's certificate can't be used with it.
+    #[error("failed to configure TLS towards {authority}")]
+    Tls {
+        /// Where to.
+        authority: Authority,
+        /// Why.
+        source: rustls::Error,
+    },
     /// A name that certificates can't hold.
     #[error("{authority} can't be verified by TLS")]
     Name {
@@ -97,7 +125,14 @@ impl Dialer {
                 alpn: Alpn::Http1,
             });
         }
-        let connector = TlsConnector::from(self.tls.config(target.http2));
+        let config = self
+            .tls
+            .config(target.http2, target.identity.as_deref(), target.roots.as_deref());
+        let config = config.map_err(|source| DialError::Tls {
+            authority: authority.clone(),
+            source,
+        })?;
+        let connector = TlsConnector::from(config);
         let handshake = connector.connect(server_name(authority)?, stream);
         let failed = |source| DialError::Verify {
             authority: authority.clone(),

@@ -9,7 +9,7 @@ use crate::redact::Secret;
 
 /// Whose a secret is, where that has to be said with it.
 #[derive(Clone, Default)]
-pub enum Identity {
+pub enum Holder {
     /// It speaks for itself.
     #[default]
     None,
@@ -29,10 +29,10 @@ impl Value {
     pub(super) fn digest(&self) -> [u8; 32] {
         let mut digest = Sha256::new();
         digest.update(self.secret.expose_secret());
-        match &self.identity {
-            Identity::None => {}
-            Identity::User(name) => digest.update(["\0", name].concat()),
-            Identity::Aws {
+        match &self.holder {
+            Holder::None => {}
+            Holder::User(name) => digest.update(["\0", name].concat()),
+            Holder::Aws {
                 access_key,
                 session_token,
             } => {
@@ -45,13 +45,13 @@ impl Value {
 }
 
 /// A key that AWS gave has an id of letters and digits ("AccessKey", IAM API Reference), and a token without spaces.
-pub(super) fn check(credential: &Credential, identity: &Identity) -> Result<(), String> {
-    let problem = match (identity, &credential.secret_stub) {
-        (Identity::None | Identity::User(_), None) => return Ok(()),
-        (Identity::None | Identity::User(_), Some(_)) => "the value has no access key's id: an AWS key has one",
-        (Identity::Aws { .. }, None) => "the value is an AWS key, which is used for signatures only",
+pub(super) fn check(credential: &Credential, holder: &Holder) -> Result<(), String> {
+    let problem = match (holder, &credential.secret_stub) {
+        (Holder::None | Holder::User(_), None) => return Ok(()),
+        (Holder::None | Holder::User(_), Some(_)) => "the value has no access key's id: an AWS key has one",
+        (Holder::Aws { .. }, None) => "the value is an AWS key, which is used for signatures only",
         (
-            Identity::Aws {
+            Holder::Aws {
                 access_key,
                 session_token,
             },
@@ -72,21 +72,21 @@ pub(super) fn check(credential: &Credential, identity: &Identity) -> Result<(), 
 }
 
 /// What of a value is to be searched for.
-pub(super) fn secrets_of<'a>(credential: &'a Credential, value: &'a Value) -> Vec<Secret<'a>> {
-    let secret = |value: &'a str, stub: &'a str| Secret::from((credential.name.as_str(), value.as_bytes(), stub));
-    let stub = credential.stub.as_str();
+pub(super) fn secrets_of<'a>(name: &'a str, stubs: (&'a str, Option<&'a str>), value: &'a Value) -> Vec<Secret<'a>> {
+    let secret = |value: &'a str, stub: &'a str| Secret::from((name, value.as_bytes(), stub));
+    let (stub, secret_stub) = stubs;
     let main = value.secret.expose_secret();
-    match &value.identity {
-        Identity::None => vec![secret(main, stub)],
-        Identity::User(name) => vec![Secret {
-            user: Some(name),
+    match &value.holder {
+        Holder::None => vec![secret(main, stub)],
+        Holder::User(user) => vec![Secret {
+            user: Some(user),
             ..secret(main, stub)
         }],
-        Identity::Aws {
+        Holder::Aws {
             access_key,
             session_token,
         } => {
-            let key = secret(main, credential.secret_stub.as_deref().unwrap_or(stub));
+            let key = secret(main, secret_stub.unwrap_or(stub));
             let token = session_token.as_ref().map(|token| secret(token.expose_secret(), stub));
             [Some(secret(access_key, stub)), Some(key), token]
                 .into_iter()

@@ -14,6 +14,7 @@ use hickory_resolver::{Resolver as Hickory, TokioResolver, system_conf};
 use ipnet::IpNet;
 
 /// Finds and vets addresses.
+#[derive(Clone)]
 pub struct Resolver {
     dns: TokioResolver,
     /// Names that are answered here, as curl's `--resolve` does; they are vetted like all others.

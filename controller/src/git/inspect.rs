@@ -1,0 +1,100 @@
+//! What commits of a pull request say of bindings: in the child, like every look into a repository. Heads that were
+//! reviewed needn't be on the branch; they are fetched into a repository beside the source's own, which lends its
+//! objects, so that no fetch of the branch waits for it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+
+use git2::{Commit, Oid, Repository};
+
+use super::declared::Kind;
+use super::introduced::fingerprint;
+use super::mirror::{self, words};
+use super::tree::{self, Paths};
+use super::wire::{Head, Inspect, Inspected, Request};
+use super::{child, manifest, transport};
+use crate::grant::fingerprint::Fingerprint;
+
+/// Reads every wanted commit that is to be had.
+pub fn inspect(request: &Request, wanted: &Inspect) -> Result<Inspected, String> {
+    if let Some(why) = child::refuse_url(&request.url) {
+        return Err(why);
+    }
+    transport::register(request)?;
+    let repository = beside(request)?;
+    let oids: BTreeSet<Oid> = wanted
+        .commits
+        .iter()
+        .filter_map(|oid| Oid::from_str(oid).ok())
+        .collect();
+    if oids.iter().any(|oid| repository.find_commit(*oid).is_err()) {
+        let mut remote = repository
+            .remote_anonymous(&request.url)
+            .map_err(|error| words("the URL can't be used", &error))?;
+        let number = wanted.pull;
+        mirror::download(
+            &mut remote,
+            &format!("+refs/pull/{number}/head:refs/berth/pull/{number}"),
+        )?;
+    }
+    let mut inspected = Inspected::default();
+    for commit in oids.iter().filter_map(|oid| repository.find_commit(*oid).ok()) {
+        let read = |commit: &Commit<'_>| documents(&repository, commit, request, &wanted.names);
+        let before = fork(&repository, wanted, commit.id());
+        let head = Head {
+            here: read(&commit)?,
+            before: before.map(|before| read(&before)).transpose()?.unwrap_or_default(),
+        };
+        inspected.heads.insert(commit.id().to_string(), head);
+    }
+    Ok(inspected)
+}
+
+/// The repository beside the source's own, with the branch's tip as something that it has.
+fn beside(request: &Request) -> Result<Repository, String> {
+    let own = Repository::open_bare(&request.folder).map_err(|error| words("the clone can't be read", &error))?;
+    let folder = request.folder.join("pulls");
+    drop(mirror::open(&folder)?);
+    let lends = request.folder.join("objects");
+    fs::create_dir_all(folder.join("objects/info"))
+        .and_then(|()| fs::write(folder.join("objects/info/alternates"), format!("{}\n", lends.display())))
+        .map_err(|error| format!("the clone can't be lent from: {error}"))?;
+    let repository = Repository::open_bare(&folder).map_err(|error| words("the clone can't be read", &error))?;
+    let tip = own
+        .refname_to_id(mirror::TIP)
+        .map_err(|error| words("the branch isn't there", &error))?;
+    repository
+        .reference(mirror::TIP, tip, true, "")
+        .map_err(|error| words("the branch isn't there", &error))?;
+    Ok(repository)
+}
+
+/// Where a head left the branch, as that was before the merge.
+fn fork<'a>(repository: &'a Repository, wanted: &Inspect, head: Oid) -> Option<Commit<'a>> {
+    let merge = repository.find_commit(Oid::from_str(&wanted.merge).ok()?).ok()?;
+    let fork = repository.merge_base(merge.parent_id(0).ok()?, head).ok()?;
+    repository.find_commit(fork).ok()
+}
+
+/// Bindings that exactly one document of a commit declares.
+fn documents(
+    repository: &Repository,
+    commit: &Commit<'_>,
+    request: &Request,
+    names: &BTreeSet<String>,
+) -> Result<BTreeMap<String, Fingerprint>, String> {
+    let paths = Paths::new(&request.include, &request.exclude)?;
+    let tree = commit.tree().map_err(|error| words("the tree can't be read", &error))?;
+    let declared = manifest::read(&tree::read(repository, &tree, &paths)?, &request.namespace);
+    let ours = declared
+        .objects
+        .iter()
+        .filter(|object| object.key.kind == Kind::Binding && names.contains(&object.key.name))
+        .filter(|object| !declared.withheld.contains(&object.key));
+    let read = ours.filter_map(|object| {
+        let name = object.key.name.clone();
+        let fingerprint = fingerprint(&request.namespace, &name, &object.object)?;
+        Some((name, fingerprint))
+    });
+    Ok(read.collect())
+}

@@ -1,0 +1,61 @@
+//! Pure: which bindings are a session's, and what a policy wants of the session itself.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use berth_crds::{AgentSession, Confinement, CredentialBinding, Require, SessionDelivery, Subjects};
+use kube::ResourceExt;
+
+use super::decide::SessionFacts;
+
+/// The bindings that select a session and whose credential it lists.
+pub fn listed<'a>(bindings: &[&'a Arc<CredentialBinding>], session: &AgentSession) -> Vec<&'a Arc<CredentialBinding>> {
+    let names: BTreeSet<&str> = session
+        .spec
+        .credentials
+        .iter()
+        .map(|credential| credential.name.as_str())
+        .collect();
+    let theirs = bindings.iter().filter(|binding| {
+        names.contains(binding.spec.credential.name.as_str()) && selects(&binding.spec.subjects, session)
+    });
+    theirs.copied().collect()
+}
+
+/// Whether a session is as a policy wants it: a reviewed grant isn't inherited by whatever somebody makes by hand.
+pub fn session_may(require: &Require, session: &SessionFacts) -> bool {
+    let delivered = require.session_delivery != Some(SessionDelivery::Git) || session.from_git;
+    let confined = require
+        .min_confined
+        .is_none_or(|least| strength(session.confinement) >= strength(least));
+    let image = require.images.is_empty() || require.images.iter().any(|image| image_matches(image, &session.image));
+    delivered && confined && image
+}
+
+fn strength(confinement: Confinement) -> u8 {
+    match confinement {
+        Confinement::None => 0,
+        Confinement::NetworkPolicy => 1,
+        Confinement::Fence => 2,
+    }
+}
+
+/// A digest, or a prefix that ends where a part of the name does.
+fn image_matches(allowed: &str, image: &str) -> bool {
+    let rest = if allowed.starts_with("sha256:") {
+        return image.ends_with(&format!("@{allowed}"));
+    } else {
+        image.strip_prefix(allowed)
+    };
+    rest.is_some_and(|rest| rest.is_empty() || allowed.ends_with('/') || rest.starts_with(['/', ':', '@']))
+}
+
+fn selects(subjects: &Subjects, session: &AgentSession) -> bool {
+    if subjects.all_sessions == Some(true) {
+        return true;
+    }
+    if let Some(selector) = &subjects.session_selector {
+        return selector.matches(session.labels());
+    }
+    subjects.session_names.contains(&session.name_any())
+}
