@@ -20,6 +20,8 @@ pub mod tip;
 
 pub mod secrets;
 
+pub mod kind;
+
 pub mod github;
 
 pub mod oauth2;

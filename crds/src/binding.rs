@@ -44,6 +44,7 @@ use crate::schema;
 )]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = schema::rules(&[
+    ("self.routes.all(r, has(r.inject.awsSigV4) == has(self.credential.source.awsSigV4))", "an AWS key is signed with, and nothing else is: source.awsSigV4 and inject.awsSigV4 go together"),
     ("!has(self.notBefore) || !has(self.expiresAt) || timestamp(self.notBefore) < timestamp(self.expiresAt)", "notBefore must be earlier than expiresAt"),
     ("!self.routes.exists(r, has(r.inject.clientCertificate)) || (has(self.credential.source.secretRef) && self.routes.all(r, has(r.inject.clientCertificate)))", "a client certificate comes from secretRef, and each of its binding's routes injects it as clientCertificate"),
 ])))]
@@ -253,6 +254,10 @@ pub struct AwsSigV4 {
     /// Secret access key.
     pub secret_key_ref: KeyRef,
 
+    /// Session token, for a temporary key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_token_ref: Option<KeyRef>,
+
     /// Region that requests are signed for.
     #[schemars(schema_with = "schema::item_name")]
     pub region: String,
@@ -437,7 +442,7 @@ pub enum Tokens {
 /// Where in a request the stub is exchanged.
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-#[schemars(extend("x-kubernetes-validations" = schema::exactly_one(&["header", "basic", "query", "body", "clientCertificate"])))]
+#[schemars(extend("x-kubernetes-validations" = schema::exactly_one(&["header", "basic", "query", "body", "clientCertificate", "awsSigV4"])))]
 pub struct Injection {
     /// In a header.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -459,6 +464,24 @@ pub struct Injection {
     /// both chain and private key in PEM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_certificate: Option<Empty>,
+
+    /// As an AWS signature: the request is signed anew, for the region and the services of the source.
+    #[serde(default, rename = "awsSigV4", skip_serializing_if = "Option::is_none")]
+    pub aws_sig_v4: Option<AwsInjection>,
+}
+
+/// Which signed requests are taken.
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AwsInjection {
+    /// Whether presigned URLs are taken.
+    #[serde(default, skip_serializing_if = "schema::is_false")]
+    pub presigned: bool,
+
+    /// Whether parts of objects may be asked for, as `aws s3 cp` does from 8 MiB on. Answers are then not searched for
+    /// the id of the key.
+    #[serde(default, skip_serializing_if = "schema::is_false")]
+    pub ranges: bool,
 }
 
 /// Exchange in a header.

@@ -160,6 +160,8 @@ named! {
         WriteBackFailed,
         /// It was revoked by annotation, or is being deleted.
         Revoked,
+        /// What the Secret holds can't be used as the binding says.
+        SecretInvalid,
         /// The Secret or its key isn't there, or may not be read.
         SecretNotFound,
         /// The Secret's owner doesn't offer it to sessions.

@@ -18,10 +18,10 @@ mod session;
 mod source;
 
 pub use binding::{
-    Approval, AwsSigV4, BasicInjection, ClientAuthentication, Credential, CredentialBinding, CredentialBindingSpec,
-    CredentialBindingStatus, CredentialSource, Empty, GitAccess, GitHubApp, GitRoute, Grant, GrantRepository,
-    HeaderInjection, Injection, KeyRef, LiteLLMKey, OAuth2, Operator, ProtectedPaths, Revocation, Route,
-    SelectorRequirement, SessionSelector, Stub, Subjects, Tokens, ValueInjection,
+    Approval, AwsInjection, AwsSigV4, BasicInjection, ClientAuthentication, Credential, CredentialBinding,
+    CredentialBindingSpec, CredentialBindingStatus, CredentialSource, Empty, GitAccess, GitHubApp, GitRoute, Grant,
+    GrantRepository, HeaderInjection, Injection, KeyRef, LiteLLMKey, OAuth2, Operator, ProtectedPaths, Revocation,
+    Route, SelectorRequirement, SessionSelector, Stub, Subjects, Tokens, ValueInjection,
 };
 pub use condition::{ConditionType, Reason};
 pub use harness::{Harness, HarnessKind};

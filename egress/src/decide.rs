@@ -8,6 +8,7 @@ use ipnet::IpNet;
 
 use self::place::{Held, Sought};
 use crate::authority::{Authority, AuthorityError};
+use crate::aws::Claim;
 use crate::git::GitCall;
 use crate::path::{CanonicalPath, Query};
 use crate::pattern;
@@ -19,6 +20,8 @@ use crate::stubs::StubId;
 mod denial;
 
 mod place;
+
+mod aws;
 
 pub use self::denial::Denial;
 pub use self::place::Place;
@@ -152,6 +155,8 @@ pub enum Surface {
     },
     /// The client's certificate.
     ClientCertificate,
+    /// The request is signed for AWS with the stub: it is verified by the secret's stub, and signed anew.
+    AwsSigV4(Box<Claim>),
 }
 
 impl Grant {
@@ -211,7 +216,7 @@ impl Rules {
         let judged = if matching.is_empty() { &candidates } else { &matching };
         check_single(judged, request)?;
         let held = self.held(judged, request);
-        self.check_stubs(&held, request)?;
+        self.check_stubs(judged, &held, request)?;
         if pattern::is_forbidden(request.method.as_str()) {
             return Err(Denial::Method);
         }
@@ -246,9 +251,18 @@ impl Rules {
     }
 
     /// Refuses a stub anywhere but where it is held.
-    fn check_stubs(&self, held: &[(&CompiledRoute, Held)], request: &Request<'_>) -> Result<(), Denial> {
-        for sighting in place::sightings(self.stubs(), request) {
-            let proper = |(_, held): &(&CompiledRoute, Held)| held.sighting.as_ref() == Some(&sighting);
+    fn check_stubs(
+        &self,
+        routes: &[&CompiledRoute],
+        held: &[(&CompiledRoute, Held)],
+        request: &Request<'_>,
+    ) -> Result<(), Denial> {
+        let sightings = place::sightings(self.stubs(), request);
+        if let Some(problem) = aws::problem(routes, held, (self.stubs(), &sightings), request) {
+            return Err(Denial::Signature(problem));
+        }
+        for sighting in sightings {
+            let proper = |(_, held): &(&CompiledRoute, Held)| held.sightings.contains(&sighting);
             if !held.iter().any(proper) {
                 return Err(self.misdirected(sighting.stub, sighting.place));
             }

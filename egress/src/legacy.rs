@@ -64,6 +64,7 @@ pub fn policy(
         policy.credentials.push(Credential {
             name: key.to_owned(),
             stub: mint(key),
+            secret_stub: None,
             source: Some(Source::Env(format!("{REAL}{key}"))),
             redact: true,
         });

@@ -15,6 +15,8 @@ pub mod pattern;
 
 pub mod policy;
 
+pub mod aws;
+
 pub mod lint;
 
 pub mod rules;

@@ -9,6 +9,8 @@ use crate::stubs;
 
 mod compile;
 
+mod aws;
+
 mod endpoints;
 
 mod overlap;
@@ -88,6 +90,8 @@ pub enum Rule {
     RefBypass,
     /// A body or query surface without redaction (§5.2).
     Redaction,
+    /// An AWS key that isn't signed with, or a signature without region, service or key (row 67).
+    Signature,
     /// A stub that is too short or has other characters than `A-Z a-z 0-9 _ . ~ -` (§5.2).
     Stub,
     /// A stub that is part of another (§5.2).
@@ -225,7 +229,7 @@ fn check_credentials(policy: &Policy, report: &mut Report) {
                 format!("another credential is named {name}"),
             );
         }
-        if !is_stub(&credential.stub) {
+        if !credential.stubs().all(is_stub) {
             let message = format!("the stub of {name} must have at least {STUB_MIN} characters of A-Z a-z 0-9 _ . ~ -");
             report.credential(index, "stub", Rule::Stub, message);
         }
@@ -238,22 +242,18 @@ fn check_credentials(policy: &Policy, report: &mut Report) {
 
 /// Compared without case, as stubs are looked for. Both lose: which of them a request means can't be told.
 fn check_stub_overlaps(policy: &Policy, report: &mut Report) {
-    let credentials: Vec<(usize, &Credential)> = (policy.credentials.iter().enumerate())
-        .filter(|(_, credential)| is_stub(&credential.stub))
-        .collect();
-    let words = credentials.iter().map(|(_, credential)| credential.stub.as_str());
-    let Some(automaton) = stubs::automaton(words) else {
+    let credentials = policy.credentials.iter().enumerate();
+    let all = credentials.flat_map(|(index, credential)| credential.stubs().map(move |stub| (index, credential, stub)));
+    let all: Vec<(usize, &Credential, &str)> = all.filter(|(_, _, stub)| is_stub(stub)).collect();
+    let Some(automaton) = stubs::automaton(all.iter().map(|(_, _, stub)| *stub)) else {
         return;
     };
     let mut offenders = HashMap::new();
-    for (index, credential) in &credentials {
-        for hit in automaton.find_overlapping_iter(&credential.stub) {
-            let Some((inner, part)) = credentials
-                .get(hit.pattern().as_usize())
-                .filter(|(inner, _)| inner != index)
-            else {
-                continue;
-            };
+    for (at, (index, credential, stub)) in all.iter().enumerate() {
+        let others = automaton
+            .find_overlapping_iter(stub)
+            .map(|hit| hit.pattern().as_usize());
+        for (inner, part, _) in others.filter(|other| *other != at).filter_map(|other| all.get(other)) {
             offenders.insert(*index, &part.name);
             offenders.insert(*inner, &credential.name);
         }
@@ -321,6 +321,7 @@ impl Rule {
             Self::Range => "range",
             Self::RefBypass => "ref-bypass",
             Self::Redaction => "redaction",
+            Self::Signature => "signature",
             Self::Stub => "stub",
             Self::StubOverlap => "stub-overlap",
             Self::Tokens => "tokens",

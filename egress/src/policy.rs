@@ -31,6 +31,11 @@ pub struct Credential {
     /// What the agent holds in its place: at least 24 of `A-Z a-z 0-9 _ . ~ -`, part of no other stub (§5.2). Public.
     pub stub: String,
 
+    /// Of an AWS key: what the agent signs with in place of the secret access key; `stub` stands for the key's id and
+    /// the session token. Made like a stub, and sent nowhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_stub: Option<String>,
+
     /// Where the value is, for a sidecar that stands alone; otherwise the controller pushes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<Source>,
@@ -48,9 +53,24 @@ pub enum Source {
     File(String),
     /// In an environment variable of the sidecar, by its name.
     Env(String),
+    /// An AWS key, each part by itself.
+    Aws(Box<AwsSource>),
     /// An access token that the sidecar asks for itself.
     #[serde(rename = "oauth2")]
     OAuth2(Box<OAuth2>),
+}
+
+/// Where the parts of an AWS key are.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AwsSource {
+    /// Id of the access key.
+    pub access_key: Kept,
+    /// Secret access key.
+    pub secret_key: Kept,
+    /// Session token, for a temporary key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_token: Option<Kept>,
 }
 
 /// Where something is that an access token is asked for with.
@@ -206,6 +226,9 @@ pub enum Injection {
     Body(ValueInjection),
     /// As the client's certificate: the value is its chain and key in PEM, and no stub is sent.
     ClientCertificate(Empty),
+    /// As an AWS signature (Signature Version 4): the request is signed anew.
+    #[serde(rename = "awsSigV4")]
+    AwsSigV4(AwsInjection),
 }
 
 /// Exchange in a header.
@@ -235,6 +258,22 @@ pub struct BasicInjection {
 pub struct ValueInjection {
     /// Name of the parameter, form field or JSON pointer.
     pub name: String,
+}
+
+/// Which signatures are exchanged.
+#[derive(Clone, Debug, Default, Deserialize, Eq, Hash, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AwsInjection {
+    /// The region that requests are signed for; as the host names it when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+
+    /// Services that they are signed for, such as `s3`.
+    pub services: Vec<String>,
+
+    /// Whether presigned URLs are taken.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub presigned: bool,
 }
 
 /// Nothing more to say.
@@ -293,6 +332,13 @@ pub enum Tls {
     Passthrough,
     /// HTTP without TLS. Never with a credential (§5.2).
     Plain,
+}
+
+impl Credential {
+    /// Everything that stands in its place.
+    pub fn stubs(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(self.stub.as_str()).chain(self.secret_stub.as_deref())
+    }
 }
 
 impl Route {

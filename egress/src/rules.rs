@@ -214,13 +214,12 @@ fn keep(credentials: Vec<Credential>, is_kept: impl Fn(usize) -> bool) -> Vec<Cr
 
 /// A stub that is too short or odd to be told from other text isn't looked for; its credential is dropped anyway.
 fn stubs(policy: &Policy) -> Option<Stubs> {
-    let credentials = policy
-        .credentials
-        .iter()
-        .filter(|credential| lint::is_stub(&credential.stub));
-    let entries = credentials.map(|credential| Entry {
-        credential: Arc::from(credential.name.as_str()),
-        stub: credential.stub.clone(),
+    let entries = policy.credentials.iter().flat_map(|credential| {
+        let stubs = credential.stubs().filter(|stub| lint::is_stub(stub));
+        stubs.map(|stub| Entry {
+            credential: Arc::from(credential.name.as_str()),
+            stub: stub.to_owned(),
+        })
     });
     Stubs::new(entries.collect())
 }

@@ -25,6 +25,37 @@ pub fn of(handoff: &str, proxy: SocketAddr) -> Vec<(String, String)> {
     all.map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
+/// Variables by which AWS's SDKs and command line find a key that the agent knows as stubs: one by one, and as the
+/// credentials of a container, which the sidecar answers for ("Container credential provider", AWS SDKs and Tools
+/// Reference Guide).
+pub fn aws(name: &str, stub: &str, secret_stub: &str, proxy: SocketAddr) -> Vec<(String, String)> {
+    vec![
+        (name.to_owned(), stub.to_owned()),
+        (aws_secret_name(name), secret_stub.to_owned()),
+        (AWS_URI.to_owned(), format!("http://{proxy}{AWS_PATH}{name}")),
+        (AWS_TOKEN.to_owned(), stub.to_owned()),
+    ]
+}
+
+/// The variable with the secret access key, beside the one with its id: `AWS_SECRET_ACCESS_KEY` for
+/// `AWS_ACCESS_KEY_ID`.
+pub fn aws_secret_name(name: &str) -> String {
+    match name.strip_suffix("ACCESS_KEY_ID") {
+        Some(before) => format!("{before}SECRET_ACCESS_KEY"),
+        None => format!("{name}_SECRET_ACCESS_KEY"),
+    }
+}
+
+/// Variable with the URL that answers with a key.
+pub const AWS_URI: &str = "AWS_CONTAINER_CREDENTIALS_FULL_URI";
+/// Variable with what has to stand in `Authorization` there.
+pub const AWS_TOKEN: &str = "AWS_CONTAINER_AUTHORIZATION_TOKEN";
+/// Where the proxy's own port answers with keys, by the names of the credentials.
+pub const AWS_PATH: &str = "/aws/credentials/";
+
+/// Port of the proxy in a pod, on loopback.
+pub const PROXY_PORT: u16 = 14322;
+
 /// The session's authority alone, in `handoff`.
 pub const CA_FILE: &str = "ca.crt";
 /// The same after the public ones.

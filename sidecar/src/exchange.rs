@@ -4,10 +4,10 @@
 //! Every early way out is a refusal: nothing is passed on that wasn't decided, and an answer that can't be cleaned is
 //! dropped.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use berth_egress::decide::{Allowed, GitStep, Grant, Surface};
-use berth_egress::path::Query;
 use berth_outbound::dial::Target;
 use berth_outbound::identity::Roots;
 use bytes::Bytes;
@@ -34,6 +34,8 @@ use crate::vault::Snapshot;
 pub mod judge;
 
 pub mod headers;
+
+pub mod aws;
 
 pub mod expect;
 
@@ -91,6 +93,7 @@ where
     let judged = judge::judge(&snapshot.rules, tunnel, &request)?;
     git::check(&judged.allowed, request.extensions())?;
     let standing = Standing::of(&snapshot, &judged.allowed)?;
+    let aws = aws::Exchange::begin(&snapshot, &judged, tunnel, &request)?;
     let upgrade = judged.upgrade.then(|| hyper::upgrade::on(&mut request));
     let mut plan = Plan {
         proxy,
@@ -98,6 +101,7 @@ where
         snapshot: &snapshot,
         judged,
         standing,
+        aws,
     };
     let ticket = plan.write_down(request.method().as_str())?;
     let (request, sent) = plan.prepare(request).await?;
@@ -132,6 +136,7 @@ pub struct Plan<'a> {
     snapshot: &'a Snapshot,
     judged: Judged,
     standing: Standing,
+    aws: Option<aws::Exchange>,
 }
 
 impl Standing {
@@ -206,27 +211,31 @@ impl Plan<'_> {
         let expect = expect::asked(&head.headers);
         headers::for_upstream(&mut head.headers, self.judged.upgrade, self.standing.credentialed);
         git::for_upstream(&self.judged.allowed, &self.judged.target, &mut head.headers);
-        let mut exchanged = None;
+        let mut query = self.judged.target.query.as_ref().map(|query| Cow::from(query.as_str()));
         for grant in self.judged.allowed.grants.iter().filter(|grant| !tokens::is_of(grant)) {
             let value = self.snapshot.exchange(grant);
             let value = value.map_err(|lapsed| Refusal::denied(lapsed.to_string()))?;
+            let value = (self.snapshot.user(grant), value);
             let written = substitute::into_head(grant, value, &mut head.headers, self.judged.target.query.as_ref());
             if let Some(new) = written.map_err(|error| Refusal::denied(error.to_string()))? {
-                exchanged = Some(new);
+                query = Some(new.into());
             }
         }
-        let query = self.judged.target.query.as_ref().map(Query::as_str);
-        let query = exchanged.as_deref().or(query);
-        if !self.is_sent_as_is(&head.uri, query) {
-            head.uri = self.uri(query)?;
-        }
-        head.extensions.clear();
         let sent = Sent::default();
-        let body = if self.judged.allowed.grants.iter().any(is_body) {
+        let body = if let Some(aws) = self.aws.take() {
+            let unsigned = query.map(Cow::into_owned);
+            let (body, signed) = Box::pin(aws.finish(self, &sent, (&mut head, unsigned), body)).await?;
+            query = signed.map(Cow::from);
+            body
+        } else if self.judged.allowed.grants.iter().any(is_body) {
             Box::pin(self.exchange_body(&mut head.headers, body)).await?
         } else {
             watch::upload(body, &sent, &self.standing.cuts)
         };
+        if !self.is_sent_as_is(&head.uri, query.as_deref()) {
+            head.uri = self.uri(query.as_deref())?;
+        }
+        head.extensions.clear();
         let (gate, body) = expect::gate(expect, body);
         let mut request = Request::from_parts(head, body);
         expect::open_at_continue(gate, &mut request);

@@ -14,7 +14,7 @@ use crate::proxy::Proxy;
 use crate::tunnel::{connect, transparent};
 
 /// Port of the proxy: `HTTPS_PROXY` of the agent.
-pub const PROXY_PORT: u16 = 14322;
+pub const PROXY_PORT: u16 = berth_protocol::environment::PROXY_PORT;
 /// Port that the fence redirects the agent's other connections to.
 pub const TRANSPARENT_PORT: u16 = 14323;
 

@@ -24,6 +24,8 @@ pub struct Proxy {
     pub pushes: Pushes,
     /// Open tunnels.
     pub tunnels: Arc<Semaphore>,
+    /// Bodies that are held to be hashed, in KiB.
+    pub held: Arc<Semaphore>,
 }
 
 impl Proxy {
@@ -36,6 +38,7 @@ impl Proxy {
             audit,
             pushes,
             tunnels: Arc::new(Semaphore::new(TUNNELS_MAX)),
+            held: Arc::new(Semaphore::new(HELD_MAX >> 10)),
         }
     }
 
@@ -51,5 +54,7 @@ impl Proxy {
     }
 }
 
+/// Three of the largest bodies that are held (`exchange/aws.rs`), in a container of 128 MiB.
+const HELD_MAX: usize = 32 << 20;
 /// An agent with more tunnels than this has lost count of them; each may cost 50 KiB.
 pub const TUNNELS_MAX: usize = 10_240;

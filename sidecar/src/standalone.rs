@@ -11,7 +11,7 @@ use std::time::Duration;
 use berth_egress::authority::Authority;
 use berth_egress::decide::Request;
 use berth_egress::path::Target;
-use berth_egress::policy::{Credential, Policy, Source};
+use berth_egress::policy::{AwsSource, Credential, Kept, Policy, Source};
 use berth_egress::rules::Rules;
 use berth_egress::{legacy, lint};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
@@ -27,7 +27,7 @@ use crate::git::protected::Protected;
 use crate::harden::harden;
 use crate::proxy::Proxy;
 use crate::run::{self, RunError, Serving};
-use crate::vault::{Offer, Problem, Value};
+use crate::vault::{Holder, Offer, Problem, Value};
 
 use self::tokens::Tokens;
 
@@ -179,13 +179,13 @@ fn offer(policy: Policy, base: &Path) -> Result<Offer, PolicyError> {
         let Some(value) = value(credential, base)? else {
             continue;
         };
-        lint::check_secret(&policy, credential, value.expose_secret().as_bytes()).map_err(|problem| {
+        lint::check_secret(&policy, credential, value.secret.expose_secret().as_bytes()).map_err(|problem| {
             PolicyError::Value {
                 credential: credential.name.clone(),
                 message: problem.to_string(),
             }
         })?;
-        values.insert(credential.name.clone(), forever(value));
+        values.insert(credential.name.clone(), value);
     }
     let offer = Offer {
         policy,
@@ -240,17 +240,33 @@ pub fn strict(policy: &Policy) -> Result<Rules, PolicyError> {
 }
 
 /// None for a token that is asked for.
-fn value(credential: &Credential, base: &Path) -> Result<Option<SecretString>, PolicyError> {
+fn value(credential: &Credential, base: &Path) -> Result<Option<Value>, PolicyError> {
     let missing = |message: String| PolicyError::Value {
         credential: credential.name.clone(),
         message,
     };
+    let plain = |secret| Some(forever(secret, Holder::None));
     match &credential.source {
-        None => Err(missing("it has no source: add source.file or source.env".to_owned())),
-        Some(Source::File(path)) => file(&base.join(path)).map(Some).map_err(missing),
-        Some(Source::Env(name)) => variable(name).map(Some).map_err(missing),
+        None => Err(missing(
+            "it has no source: add source.file, source.env, source.aws or source.oauth2".to_owned(),
+        )),
+        Some(Source::File(path)) => file(&base.join(path)).map(plain).map_err(missing),
+        Some(Source::Env(name)) => variable(name).map(plain).map_err(missing),
         Some(Source::OAuth2(client)) => tokens::check(client).map(|()| None).map_err(missing),
+        Some(Source::Aws(aws)) => aws_key(aws, base).map(Some).map_err(missing),
     }
+}
+
+fn aws_key(aws: &AwsSource, base: &Path) -> Result<Value, String> {
+    let read = |part: &Kept| match part {
+        Kept::File(path) => file(&base.join(path)),
+        Kept::Env(name) => variable(name),
+    };
+    let holder = Holder::Aws {
+        access_key: read(&aws.access_key)?.expose_secret().to_owned(),
+        session_token: aws.session_token.as_ref().map(read).transpose()?,
+    };
+    Ok(forever(read(&aws.secret_key)?, holder))
 }
 
 fn file(path: &Path) -> Result<SecretString, String> {
@@ -274,9 +290,10 @@ fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-fn forever(secret: SecretString) -> Value {
+fn forever(secret: SecretString, holder: Holder) -> Value {
     Value {
         secret,
+        holder,
         grant: Arc::from("file"),
         until: None,
     }
@@ -346,10 +363,15 @@ pub fn stubs(policy: &Path, handoff: &Path, proxy: std::net::SocketAddr) -> Resu
         source,
     })?;
     let mut text = String::new();
+    // Of two AWS keys the first is what SDKs find by themselves: the later value of a variable counts.
     let stubs = policy
         .credentials
-        .into_iter()
-        .map(|credential| (credential.name, credential.stub));
+        .iter()
+        .rev()
+        .flat_map(|credential| match &credential.secret_stub {
+            Some(secret) => berth_protocol::environment::aws(&credential.name, &credential.stub, secret, proxy),
+            None => vec![(credential.name.clone(), credential.stub.clone())],
+        });
     let environment = berth_protocol::environment::of(&handoff.to_string_lossy(), proxy);
     for (name, value) in environment.into_iter().chain(stubs) {
         let _ = writeln!(text, "export {name}='{}'", value.replace('\'', r"'\''"));

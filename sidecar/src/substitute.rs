@@ -10,6 +10,8 @@ use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use secrecy::{ExposeSecret, SecretString};
 
+pub mod sigv4;
+
 /// A value can't stand where its stub stands.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum SubstituteError {
@@ -33,10 +35,11 @@ pub enum SubstituteError {
     },
 }
 
-/// Writes the value of a grant into the headers, or into the query.
+/// Writes the value of a grant into the headers, or into the query. The user that the value belongs to takes the place
+/// of the agent's.
 pub fn into_head(
     grant: &Grant,
-    value: &SecretString,
+    (user, value): (Option<&str>, &SecretString),
     headers: &mut HeaderMap,
     query: Option<&Query>,
 ) -> Result<Option<String>, SubstituteError> {
@@ -47,12 +50,13 @@ pub fn into_head(
             Ok(None)
         }
         Surface::Basic { username } => {
+            let username = user.unwrap_or(username);
             let pair = BASE64_STANDARD.encode(format!("{username}:{}", value.expose_secret()));
             insert(headers, AUTHORIZATION, format!("Basic {pair}"), grant)?;
             Ok(None)
         }
         Surface::Query { name } => into_query(grant, name, value, query).map(Some),
-        Surface::Body { .. } | Surface::ClientCertificate => Ok(None),
+        Surface::Body { .. } | Surface::ClientCertificate | Surface::AwsSigV4(_) => Ok(None),
     }
 }
 

@@ -16,6 +16,7 @@ pub mod ca;
 pub mod leaf;
 
 pub mod connect;
+pub mod container;
 pub mod transparent;
 
 pub mod tls;

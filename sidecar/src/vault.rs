@@ -12,13 +12,13 @@ use berth_egress::policy::{Policy, Route};
 use berth_egress::rules::Rules;
 use berth_outbound::identity::{Identity, Roots};
 use parking_lot::Mutex;
-use secrecy::{ExposeSecret, SecretString};
-use sha2::{Digest, Sha256};
+use secrecy::SecretString;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Boottime;
 use crate::redact::{Patterns, PatternsError};
+use crate::substitute::sigv4::Key;
 use crate::vault::compile::{compile, secrets};
 use crate::vault::minted::{Minted, NewToken, TooMany};
 
@@ -26,12 +26,17 @@ pub mod minted;
 
 mod certificates;
 mod compile;
+mod holder;
+
+pub use self::holder::Holder;
 
 /// What a credential is worth now.
 #[derive(Clone)]
 pub struct Value {
     /// The real one.
     pub secret: SecretString,
+    /// Whose it is.
+    pub holder: Holder,
     /// Fingerprint of the grant that allows its use, for the audit trail.
     pub grant: Arc<str>,
     /// When the grant ends.
@@ -74,6 +79,7 @@ pub struct Snapshot {
     pub patterns: Option<Arc<Patterns>>,
     values: HashMap<String, Value>,
     stubs: HashMap<String, String>,
+    secret_stubs: HashMap<String, SecretString>,
     /// Names of the credentials whose values are searched for in answers.
     redacted: Arc<[String]>,
     identities: HashMap<String, Arc<Identity>>,
@@ -192,6 +198,38 @@ impl Snapshot {
     /// What the hosts of a route are verified with, if it has its own.
     pub fn roots(&self, route: &str) -> Option<&Arc<Roots>> {
         self.roots.get(route)
+    }
+
+    /// The AWS key that a grant stands for.
+    pub fn exchange_aws(&self, grant: &Grant) -> Result<Key<'_>, Lapsed> {
+        let value = self.value(grant.credential())?;
+        match &value.holder {
+            Holder::Aws {
+                access_key,
+                session_token,
+            } => Ok(Key {
+                id: access_key,
+                secret: &value.secret,
+                token: session_token.as_ref(),
+            }),
+            Holder::None | Holder::User(_) => Err(Lapsed::Value),
+        }
+    }
+
+    /// The user that a grant's value belongs to, if it is known; tokens have none.
+    pub fn user(&self, grant: &Grant) -> Option<&str> {
+        if *grant.exchanges() != Exchanges::Value {
+            return None;
+        }
+        match &self.values.get(grant.credential())?.holder {
+            Holder::User(name) => Some(name),
+            Holder::None | Holder::Aws { .. } => None,
+        }
+    }
+
+    /// What the agent signs with, for a credential that is an AWS key.
+    pub fn secret_stub(&self, credential: &str) -> Option<&SecretString> {
+        self.secret_stubs.get(credential)
     }
 
     /// Fingerprint of the grant that a credential is used under.
@@ -324,7 +362,8 @@ impl Vault {
         let grant = Arc::clone(&old.value(credential)?.grant);
         let mut minted = old.minted.clone();
         let stubs = minted.add((credential, old.stub(credential)), &grant, new, Boottime::now())?;
-        let patterns = Patterns::new(secrets(&old.redacted, &old.stubs, &old.values, &minted));
+        let searched = (&*old.redacted, &old.stubs, &old.secret_stubs);
+        let patterns = Patterns::new(secrets(searched, &old.values, &minted));
         self.snapshot.store(Arc::new(Snapshot {
             patterns: Some(Arc::new(patterns.map_err(MintError::Patterns)?)),
             minted,
@@ -392,13 +431,6 @@ impl Held {
 /// Whether a route is one of a binding.
 fn is_of(route: &str, binding: &str) -> bool {
     route.strip_prefix(binding).is_some_and(|rest| rest.starts_with('/'))
-}
-
-impl Value {
-    /// To see whether a value is another one without keeping the earlier.
-    fn digest(&self) -> [u8; 32] {
-        Sha256::digest(self.secret.expose_secret().as_bytes()).into()
-    }
 }
 
 /// DESIGN §3, `revoke`.

@@ -216,7 +216,7 @@ fn active(facts: &Facts<'_>, approval: &Approval<'_>, binding: &CredentialBindin
     if keys.is_empty() {
         return Err(refused(
             Reason::NotImplemented,
-            "spec.credential.source: only secretRef, githubApp and oauth2 are implemented in this release",
+            "spec.credential.source.liteLLMKey is not implemented in this release",
         ));
     }
     let offers: Vec<(&KeyRef, &Offered)> = keys

@@ -138,7 +138,9 @@ fn elements(route: &Route) -> Vec<Value> {
     }
     each_or_all(methods, "method", &mut add);
     each_or_all(paths, "path", &mut add);
-    addresses.iter().for_each(|network| add("address", json!(network)));
+    for network in addresses {
+        add("address", json!(network));
+    }
     for (set, what) in [
         (*websocket, "websocket"),
         (*minting, "minting"),

@@ -1,15 +1,17 @@
 //! Pure: what one session's sidecar is to hold, in the sidecar's own grammar: routes of its grants, routes of its pool,
 //! credentials by their stubs. Values are not here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use berth_crds::{
-    AgentSession, CredentialBinding, EgressRoute, EgressTls, GitAccess, GitSource, Injection, KeyRef, ProtectedPaths,
-    Reason, Route, Tokens,
+    AgentSession, AwsSigV4, CredentialBinding, EgressRoute, EgressTls, GitAccess, GitSource, Injection, KeyRef,
+    ProtectedPaths, Reason, Route, Tokens,
 };
 use berth_egress::policy::{self, Policy};
+use berth_protocol::environment;
 use hmac::{Hmac, KeyInit, Mac};
 use jiff::Timestamp;
 use kube::{Resource, ResourceExt};
@@ -39,7 +41,7 @@ pub struct Credential {
     pub name: String,
     /// Where its value is.
     pub value: ValueSource,
-    /// Version of that Secret.
+    /// Version of its Secrets.
     pub version: String,
     /// Fingerprint of the grant.
     pub fingerprint: String,
@@ -50,8 +52,10 @@ pub struct Credential {
 /// Where a value comes from.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub enum ValueSource {
-    /// A key of a Secret.
-    Secret(KeyRef),
+    /// A key of a Secret, for these hosts.
+    Secret(KeyRef, BTreeSet<String>),
+    /// The parts of an AWS key.
+    Aws(AwsSigV4),
     /// A client's certificate with its key, from a Secret.
     Certificate(KeyRef),
     /// A token that was minted for this binding.
@@ -114,9 +118,32 @@ pub fn stubs(key: &InstallKey, session: &AgentSession, bindings: &[&CredentialBi
         format!("{prefix}{}", letters_of(key, &uid, name, letters))
     };
     let listed = session.spec.credentials.iter();
-    listed
+    let mut stubs: BTreeMap<String, String> = listed
         .map(|credential| (credential.name.clone(), stub(&credential.name)))
-        .collect()
+        .collect();
+    for credential in &session.spec.credentials {
+        let mut own = bindings
+            .iter()
+            .filter(|binding| binding.spec.credential.name == credential.name);
+        if own.any(|binding| binding.spec.credential.source.aws_sig_v4.is_some()) {
+            for (name, value) in aws_variables(key, &uid, &credential.name, stubs.get(&credential.name)) {
+                stubs.entry(name).or_insert(value); // of two AWS keys the first listed is what SDKs find by themselves
+            }
+        }
+    }
+    stubs
+}
+
+fn aws_variables(key: &InstallKey, uid: &str, name: &str, stub: Option<&String>) -> Vec<(String, String)> {
+    let Some(stub) = stub else { return Vec::new() };
+    let proxy = SocketAddr::from(([127, 0, 0, 1], environment::PROXY_PORT));
+    environment::aws(name, stub, &secret_stub(key, uid, name), proxy)
+}
+
+/// What the agent signs with in place of a secret access key.
+fn secret_stub(key: &InstallKey, uid: &str, name: &str) -> String {
+    let letters = letters_of(key, uid, &format!("{name} secret"), STUB_LETTERS);
+    format!("stub_secret_{letters}")
 }
 
 /// Bindings whose streams don't drain: the brake was pulled, or the owner's side permits it no more.
@@ -162,29 +189,14 @@ pub fn offer(
         let Some(stub) = stubs.get(&credential.name) else {
             continue;
         };
-        let (value, version, expires) = match (&credential.source.secret_ref, minted.get(&grant.binding)) {
-            (Some(secret), _) => (
-                if shows_certificate(binding) {
-                    ValueSource::Certificate(secret.clone())
-                } else {
-                    ValueSource::Secret(secret.clone())
-                },
-                active.version.clone(),
-                active.expires,
-            ),
-            (None, Some(ends)) => {
-                let value = ValueSource::Minted(grant.binding.clone());
-                (
-                    value,
-                    ends.to_string(),
-                    Some(active.expires.map_or(*ends, |expires| expires.min(*ends))),
-                )
-            }
-            (None, None) => continue, // not minted yet
+        let Some((value, version, expires)) = value_of(grant, binding, minted) else {
+            continue; // not minted yet
         };
+        let secret_stub = stubs.get(&environment::aws_secret_name(&credential.name));
+        let aws = credential.source.aws_sig_v4.as_ref();
         let routes = active.permitted.routes.iter();
         let routes: Vec<policy::Route> = routes
-            .map(|route| granted(&grant.binding, &credential.name, route, sources))
+            .map(|route| granted(&grant.binding, credential, route, sources))
             .collect();
         let drain = binding.spec.revoke.as_ref().and_then(|revoke| revoke.drain);
         if let Some(seconds) = drain.and_then(|drain| u32::try_from(Duration::from(drain).as_secs()).ok()) {
@@ -199,6 +211,7 @@ pub fn offer(
         offer.policy.credentials.push(policy::Credential {
             name: credential.name.clone(),
             stub: stub.clone(),
+            secret_stub: secret_stub.filter(|_| aws.is_some()).cloned(),
             source: None,
             redact: true,
         });
@@ -212,6 +225,31 @@ pub fn offer(
     }
     offer.policy.routes.extend(egress.iter().map(open));
     offer
+}
+
+/// Where a value comes from, the version of that, and when it ends; `None` for a token that isn't minted yet.
+fn value_of(
+    grant: &SessionGrant,
+    binding: &CredentialBinding,
+    minted: &BTreeMap<String, Timestamp>,
+) -> Option<(ValueSource, String, Option<Timestamp>)> {
+    let active = &grant.active;
+    let source = &binding.spec.credential.source;
+    let value = match (&source.secret_ref, &source.aws_sig_v4) {
+        (Some(secret), _) if shows_certificate(binding) => ValueSource::Certificate(secret.clone()),
+        (Some(secret), _) => {
+            let hosts = active.permitted.routes.iter().map(|route| route.host.clone());
+            ValueSource::Secret(secret.clone(), hosts.collect())
+        }
+        (None, Some(aws)) => ValueSource::Aws(aws.clone()),
+        (None, None) => {
+            let ends = minted.get(&grant.binding)?;
+            let expires = active.expires.map_or(*ends, |expires| expires.min(*ends));
+            let value = ValueSource::Minted(grant.binding.clone());
+            return Some((value, ends.to_string(), Some(expires)));
+        }
+    };
+    Some((value, active.version.clone(), active.expires))
 }
 
 impl Offer {
@@ -241,7 +279,13 @@ fn shows_certificate(binding: &CredentialBinding) -> bool {
 }
 
 /// A permitted route in the sidecar's grammar. `sources`: whose paths its pushes may not touch.
-pub fn granted(binding: &str, credential: &str, route: &Route, sources: &[Arc<GitSource>]) -> policy::Route {
+pub fn granted(
+    binding: &str,
+    credential: &berth_crds::Credential,
+    route: &Route,
+    sources: &[Arc<GitSource>],
+) -> policy::Route {
+    let ranges = route.inject.aws_sig_v4.as_ref().is_some_and(|aws| aws.ranges);
     let methods = if route.methods.is_empty() && route.git.is_none() {
         vec!["*".to_owned()]
     } else {
@@ -253,8 +297,10 @@ pub fn granted(binding: &str, credential: &str, route: &Route, sources: &[Arc<Gi
         ports: ports(&route.ports),
         methods,
         paths: route.paths.clone(),
-        credential: Some(credential.to_owned()),
-        inject: injection(&route.inject),
+        credential: Some(credential.name.clone()),
+        inject: injection(&route.inject).or_else(|| signature(credential, &route.inject)),
+        range: ranges,
+        redact: ranges.then_some(false),
         git: route.git.as_ref().map(|git| policy::GitRoute {
             repos: git.repos.clone(),
             access: match git.access {
@@ -330,6 +376,16 @@ fn injection(injection: &Injection) -> Option<policy::Injection> {
     header.or(basic).or(query).or(body).or(certificate)
 }
 
+/// For what the source says, and nothing else.
+fn signature(credential: &berth_crds::Credential, injection: &Injection) -> Option<policy::Injection> {
+    let (source, inject) = (credential.source.aws_sig_v4.as_ref()?, injection.aws_sig_v4.as_ref()?);
+    Some(policy::Injection::AwsSigV4(policy::AwsInjection {
+        region: Some(source.region.clone()),
+        services: source.services.clone(),
+        presigned: inject.presigned,
+    }))
+}
+
 fn ports(ports: &[i32]) -> Vec<u16> {
     ports.iter().filter_map(|port| u16::try_from(*port).ok()).collect()
 }
@@ -343,3 +399,6 @@ fn networks(networks: &[String]) -> Vec<ipnet::IpNet> {
 const STUB_LETTERS: usize = 32;
 /// Whatever shape is asked for: 80 bits, and longer than what text repeats by chance.
 const STUB_LETTERS_MIN: usize = 16;
+
+#[cfg(test)]
+mod tests;

@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use berth_crds::{
-    AllowRule, CredentialBinding, CredentialSource, DenyRule, GrantPolicy, GrantPolicySpec, Match, Repositories,
-    Require, Route, SourceSet,
+    AllowRule, CredentialBinding, CredentialSource, DenyRule, GrantPolicy, GrantPolicySpec, KeyRef, Match,
+    Repositories, Require, Route, SourceSet,
 };
 use berth_egress::pattern::HostPattern;
 use kube::Resource;
+
+use super::decide::keys_of;
 
 /// What the policies make of a binding.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -220,7 +222,7 @@ fn numbered(mut routes: Vec<Route>) -> Vec<Route> {
 
 fn covers_source(set: Option<&SourceSet>, source: &CredentialSource) -> bool {
     let Some(set) = set else { return true };
-    let secret = |key: &berth_crds::KeyRef| set.secrets.contains(&format!("{}/{}", key.name, key.key));
+    let secret = |key: &KeyRef| set.secrets.contains(&format!("{}/{}", key.name, key.key));
     let parts = [
         source.secret_ref.as_ref().map(secret),
         source
@@ -234,7 +236,7 @@ fn covers_source(set: Option<&SourceSet>, source: &CredentialSource) -> bool {
         source
             .aws_sig_v4
             .as_ref()
-            .map(|aws| secret(&aws.access_key_ref) && secret(&aws.secret_key_ref)),
+            .map(|_| keys_of(source).into_iter().all(secret)),
     ];
     parts.into_iter().flatten().all(|covered| covered) && parts.iter().any(Option::is_some)
 }

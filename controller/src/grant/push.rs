@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use berth_protocol::control::{CredentialValue, Drain, Grants, Prolong, to_sidecar::Message};
+use berth_crds::{AwsSigV4, KeyRef};
+use berth_protocol::control::{AwsIdentity, CredentialValue, Drain, Grants, Prolong, to_sidecar::Message};
 use jiff::Timestamp;
 use kube::Client;
 use secrecy::{ExposeSecret, SecretSlice};
 
 use super::github::Token;
+use super::kind::{Content, Material, Unusable};
 use super::offer::{Credential, Offer, ValueSource};
 use super::secrets::{self, ValueError};
 use crate::context::Context;
@@ -33,7 +35,8 @@ pub struct Values<'a> {
     client: &'a Client,
     namespace: &'a str,
     tokens: &'a BTreeMap<String, Token>,
-    read: BTreeMap<String, SecretSlice<u8>>,
+    read: BTreeMap<String, Content>,
+    certificates: BTreeMap<String, SecretSlice<u8>>,
     /// How long certificates last.
     ends: BTreeMap<String, Duration>,
     now: Timestamp,
@@ -49,6 +52,7 @@ impl<'a> Values<'a> {
             namespace,
             tokens,
             read: BTreeMap::new(),
+            certificates: BTreeMap::new(),
         }
     }
 
@@ -66,38 +70,74 @@ impl<'a> Values<'a> {
         self.ends.get(&at).map(|left| (at, *left))
     }
 
-    /// The value itself, from where it comes; with an error comes the Secret's `name/key`.
-    async fn read(&mut self, source: &ValueSource) -> Result<Option<Vec<u8>>, (String, ValueError)> {
-        let key = match source {
-            ValueSource::Secret(key) | ValueSource::Certificate(key) => key,
+    /// The value itself, from where it comes; none for a token that isn't there. With an error comes the Secret's
+    /// `name/key`.
+    async fn read(&mut self, source: &ValueSource) -> Result<Option<Material>, (String, ValueError)> {
+        match source {
+            ValueSource::Secret(key, hosts) => {
+                let content = self.content(key).await?;
+                let material = content.material(&key.key, hosts).map_err(|why| unusable(key, why));
+                material.map(Some)
+            }
+            ValueSource::Aws(aws) => self.aws(aws).await.map(Some),
+            ValueSource::Certificate(key) => self.certificate(key).await.map(|pem| Some(Material::of(pem))),
             ValueSource::Minted(binding) => {
                 let token = self.tokens.get(binding);
-                return Ok(token.map(|token| token.value.expose_secret().as_bytes().to_vec()));
+                Ok(token.map(|token| Material::of(token.value.expose_secret().as_bytes().to_vec())))
             }
-        };
-        let at = format!("{}/{}", key.name, key.key);
-        if let Some(value) = self.read.get(&at) {
-            return Ok(Some(value.expose_secret().to_vec()));
         }
-        let value = match source {
-            ValueSource::Certificate(_) => {
-                let place = (key.name.as_str(), key.key.as_str());
-                let read = secrets::certificate(self.client, self.namespace, place, self.now).await;
-                read.map(|(pem, left)| {
-                    self.ends.insert(at.clone(), left);
-                    pem
-                })
-            }
-            _ => secrets::value(self.client, self.namespace, &key.name, &key.key).await,
-        };
-        match value {
-            Ok(value) => {
-                self.read.insert(at, SecretSlice::from(value.clone()));
-                Ok(Some(value))
+    }
+
+    async fn certificate(&mut self, key: &KeyRef) -> Result<Vec<u8>, (String, ValueError)> {
+        let at = format!("{}/{}", key.name, key.key);
+        if let Some(value) = self.certificates.get(&at) {
+            return Ok(value.expose_secret().to_vec());
+        }
+        let place = (key.name.as_str(), key.key.as_str());
+        match secrets::certificate(self.client, self.namespace, place, self.now).await {
+            Ok((pem, left)) => {
+                self.ends.insert(at.clone(), left);
+                self.certificates.insert(at, SecretSlice::from(pem.clone()));
+                Ok(pem)
             }
             Err(error) => Err((at, error)),
         }
     }
+
+    async fn aws(&mut self, aws: &AwsSigV4) -> Result<Material, (String, ValueError)> {
+        let access_key_id = self.text(&aws.access_key_ref).await?;
+        let session_token = match &aws.session_token_ref {
+            Some(key) => self.text(key).await?.into_bytes(),
+            None => Vec::new(),
+        };
+        Ok(Material {
+            aws: Some(AwsIdentity {
+                access_key_id,
+                session_token,
+            }),
+            ..Material::of(self.text(&aws.secret_key_ref).await?.into_bytes())
+        })
+    }
+
+    async fn text(&mut self, key: &KeyRef) -> Result<String, (String, ValueError)> {
+        let text = self.content(key).await?.text(&key.key);
+        text.map(str::to_owned).map_err(|why| unusable(key, why))
+    }
+
+    /// A Secret, read once in a pass: its values belong together.
+    async fn content(&mut self, key: &KeyRef) -> Result<&Content, (String, ValueError)> {
+        if !self.read.contains_key(&key.name) {
+            let content = secrets::content(self.client, self.namespace, &key.name).await;
+            let content = content.map_err(|error| (format!("{}/{}", key.name, key.key), error))?;
+            self.read.insert(key.name.clone(), content);
+        }
+        Ok(&self.read[&key.name])
+    }
+}
+
+fn unusable(key: &KeyRef, why: Unusable) -> (String, ValueError) {
+    let name = key.name.clone();
+    (format!("{name}/{}", key.key), ValueError::Content { name, why })
 }
 
 /// Whether a sidecar was bound on an earlier stream and has been granted nothing on this one: it may hold what a former
@@ -178,12 +218,12 @@ async fn grant(
     let mut values = Vec::new();
     for credential in &offer.credentials {
         match known.read(&credential.value).await {
-            Ok(Some(secret)) => {
+            Ok(Some(material)) => {
                 let left = known.left(&credential.value);
                 pushed.ends.extend(left.clone());
                 values.push(value(
                     credential,
-                    secret,
+                    material,
                     (context.clock.now(), left.map(|(_, left)| left)),
                 ));
             }
@@ -231,16 +271,18 @@ fn drain((route, seconds): (&String, &u32)) -> Drain {
     }
 }
 
-fn value(credential: &Credential, secret: Vec<u8>, (now, ends): (Timestamp, Option<Duration>)) -> CredentialValue {
+fn value(credential: &Credential, material: Material, (now, ends): (Timestamp, Option<Duration>)) -> CredentialValue {
     let expires = credential.expires;
     let expires = expires.map(|expires| Duration::try_from(expires.duration_since(now)).unwrap_or_default());
     let left = [expires, ends].into_iter().flatten().min();
     CredentialValue {
         credential: credential.name.clone(),
-        secret: trimmed(secret),
+        secret: trimmed(material.secret),
         grant: credential.fingerprint.clone(),
         // 0 would mean "no end".
         remaining_ms: left.map_or(0, |left| milliseconds(left).max(1)),
+        aws: material.aws,
+        username: material.username.unwrap_or_default(),
     }
 }
 

@@ -16,9 +16,11 @@ use kube::api::{Api, ObjectMeta, PartialObjectMeta, Patch, PatchParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, ResourceExt};
 use parking_lot::Mutex;
+use secrecy::SecretSlice;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::decide::{Offered, Refused};
+use super::kind::{Content, Unusable};
 use crate::telemetry::chain;
 use crate::watch::Name;
 use crate::work::Pokes;
@@ -76,6 +78,14 @@ pub enum ValueError {
         /// Why.
         problem: IdentityError,
     },
+    /// It doesn't hold what its type says, or what is needed.
+    #[error("Secret {name} {why}")]
+    Content {
+        /// Which.
+        name: String,
+        /// Why.
+        why: Unusable,
+    },
     /// It can't be used as a credential.
     #[error("Secret {name} {why}")]
     Unusable {
@@ -91,6 +101,7 @@ impl ValueError {
     pub fn reason(&self) -> Reason {
         match self {
             Self::Certificate { .. } => Reason::CertificateUnusable,
+            Self::Content { why, .. } => why.reason,
             Self::Read { .. } | Self::Unusable { .. } => Reason::SecretNotFound,
         }
     }
@@ -321,27 +332,44 @@ pub struct Read {
 
 /// The same, with its version.
 pub async fn read(client: &Client, namespace: &str, name: &str, key: &str) -> Result<Read, ValueError> {
+    let secret = fetch(client, namespace, name).await?;
+    let value = secret.data.and_then(|mut data| data.remove(key));
+    let missing = || ValueError::Unusable {
+        name: name.to_owned(),
+        why: format!("has no key {key}"),
+    };
+    Ok(Read {
+        value: value.ok_or_else(missing)?.0,
+        version: version(&secret.metadata),
+        resource_version: secret.metadata.resource_version,
+    })
+}
+
+/// Reads a Secret whole, of which values belong together.
+pub async fn content(client: &Client, namespace: &str, name: &str) -> Result<Content, ValueError> {
+    let secret = fetch(client, namespace, name).await?;
+    let data = secret.data.unwrap_or_default().into_iter();
+    let data = data.map(|(key, value)| (key, SecretSlice::from(value.0)));
+    Ok(Content {
+        kind: secret.type_.unwrap_or_default(),
+        data: data.collect(),
+    })
+}
+
+async fn fetch(client: &Client, namespace: &str, name: &str) -> Result<Secret, ValueError> {
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let secret = api.get(name).await.map_err(|source| ValueError::Read {
         name: name.to_owned(),
         source: Box::new(source),
     })?;
-    let unusable = |why: String| ValueError::Unusable {
-        name: name.to_owned(),
-        why,
-    };
     let kind = secret.type_.as_deref().unwrap_or("Opaque");
     if NEVER.iter().any(|never| kind.starts_with(never)) {
-        return Err(unusable(format!(
-            "is of type {kind}, which is never a session's credential"
-        )));
+        return Err(ValueError::Unusable {
+            name: name.to_owned(),
+            why: format!("is of type {kind}, which is never a session's credential"),
+        });
     }
-    let value = secret.data.and_then(|mut data| data.remove(key));
-    Ok(Read {
-        value: value.ok_or_else(|| unusable(format!("has no key {key}")))?.0,
-        version: version(&secret.metadata),
-        resource_version: secret.metadata.resource_version,
-    })
+    Ok(secret)
 }
 
 /// A value that isn't written.

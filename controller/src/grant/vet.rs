@@ -17,11 +17,16 @@ pub fn vet(binding: &CredentialBinding, permitted: &mut Permitted) {
         credentials: vec![Credential {
             name: credential.name.clone(),
             stub: stub_like(binding),
+            secret_stub: credential
+                .source
+                .aws_sig_v4
+                .as_ref()
+                .map(|_| format!("stub_secret_{LETTERS}")),
             source: None,
             redact: true,
         }],
         routes: routes
-            .map(|route| granted(&binding.name_any(), &credential.name, route, &[]))
+            .map(|route| granted(&binding.name_any(), credential, route, &[]))
             .collect(),
         ..Policy::default()
     };

@@ -7,6 +7,7 @@ use http::StatusCode;
 
 use super::Place;
 use crate::authority::{Authority, AuthorityError};
+use crate::aws::Problem;
 use crate::path::PathError;
 use crate::rules::route::Failure;
 
@@ -40,6 +41,8 @@ pub enum Denial {
     Path,
     /// A push to a repository that may only be fetched from (row 26).
     ReadOnly,
+    /// Signed for AWS with a stub, but not as a route grants it (row 67).
+    Signature(Problem),
     /// A repository that no git route for this host names.
     Repository,
     /// The host, path and method are covered, but not an upgrade to WebSocket (row 37).
@@ -58,6 +61,7 @@ impl Denial {
             | Self::Path
             | Self::ReadOnly
             | Self::Repository
+            | Self::Signature(_)
             | Self::Websocket => StatusCode::FORBIDDEN,
         }
     }
@@ -74,6 +78,7 @@ impl Denial {
             Self::Path => "path",
             Self::ReadOnly => "read-only",
             Self::Repository => "repository",
+            Self::Signature(_) => "signature",
             Self::Websocket => "websocket",
         }
     }
@@ -90,6 +95,7 @@ impl Denial {
             Self::Path => "no route allows this path",
             Self::ReadOnly => "pushes to this repository are not allowed",
             Self::Repository => "no route allows this repository",
+            Self::Signature(problem) => problem.as_str(),
             Self::Websocket => "no route allows WebSocket here",
         }
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::HeaderName;
 use http::header::AUTHORIZATION;
 
-use super::{Request, Surface};
+use super::{Request, Surface, aws};
 use crate::path::Query;
 use crate::rules::route::SurfaceRule;
 use crate::stubs::{StubId, Stubs, decode_base64};
@@ -33,15 +33,15 @@ pub(super) struct Sighting {
     pub(super) stub: StubId,
     pub(super) place: Place,
     /// Which value of a header, or where in the query.
-    at: usize,
+    pub(super) at: usize,
 }
 
 /// A surface that holds its stub, or needs none.
 #[derive(Clone, Debug)]
 pub(super) struct Held {
     pub(super) surface: Surface,
-    /// None for a body and a certificate, where no stub is seen.
-    pub(super) sighting: Option<Sighting>,
+    /// Where its stub is: none for a body and a certificate, two for a key of AWS that comes with a token.
+    pub(super) sightings: Vec<Sighting>,
     /// The stub of a token, where it is one.
     pub(super) token: Option<Arc<str>>,
 }
@@ -135,6 +135,7 @@ pub(super) fn find(rule: &SurfaceRule, sought: &Sought<'_>, request: &Request<'_
         }
         SurfaceRule::Body { name } => Some(unseen(Surface::Body { name: Arc::clone(name) })),
         SurfaceRule::ClientCertificate => Some(unseen(Surface::ClientCertificate)),
+        SurfaceRule::AwsSigV4(rule) => aws::find(rule, sought, request),
     }
 }
 
@@ -142,7 +143,7 @@ pub(super) fn find(rule: &SurfaceRule, sought: &Sought<'_>, request: &Request<'_
 pub(super) fn of(rule: &SurfaceRule) -> Option<Place> {
     match rule {
         SurfaceRule::Header { name, .. } => Some(Place::Header(name.clone())),
-        SurfaceRule::Basic { .. } => Some(Place::Header(AUTHORIZATION)),
+        SurfaceRule::Basic { .. } | SurfaceRule::AwsSigV4(_) => Some(Place::Header(AUTHORIZATION)),
         SurfaceRule::Query { name } => Some(Place::Parameter(Arc::clone(name))),
         SurfaceRule::Body { .. } | SurfaceRule::ClientCertificate => None,
     }
@@ -161,7 +162,7 @@ fn seen(surface: Surface, (sought, text): (&Sought<'_>, &str), place: Place, at:
     let stub = sought.id;
     Held {
         surface,
-        sighting: Some(Sighting { stub, place, at }),
+        sightings: vec![Sighting { stub, place, at }],
         token: sought.minted.then(|| Arc::from(text)),
     }
 }
@@ -169,7 +170,7 @@ fn seen(surface: Surface, (sought, text): (&Sought<'_>, &str), place: Place, at:
 fn unseen(surface: Surface) -> Held {
     Held {
         surface,
-        sighting: None,
+        sightings: Vec::new(),
         token: None,
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use http::HeaderName;
 
-use super::{RouteReport, Rule, is_redacted};
+use super::{RouteReport, Rule, aws, is_redacted};
 use crate::address::classify;
 use crate::pattern::{HostPattern, Methods, PathPattern, PatternError};
 use crate::policy::{BasicInjection, Credential, GitRoute, HeaderInjection, Injection, Route, Tls};
@@ -120,7 +120,7 @@ fn inject(
             return Err(Reported);
         }
     };
-    let surface = surface(report, injection);
+    let surface = surface(report, route, injection);
     let Some(credential) = credentials.get(name.as_str()) else {
         report.add(
             "credential",
@@ -130,6 +130,7 @@ fn inject(
         return Err(Reported);
     };
     check_redaction(report, route, injection, credential);
+    aws::check_credential(report, injection, credential);
     Ok(Some(Inject {
         credential: Arc::from(name.as_str()),
         stub: StubId(usize::MAX),
@@ -149,7 +150,7 @@ fn check_redaction(report: &mut RouteReport<'_>, route: &Route, injection: &Inje
     }
 }
 
-fn surface(report: &mut RouteReport<'_>, injection: &Injection) -> Option<SurfaceRule> {
+fn surface(report: &mut RouteReport<'_>, route: &Route, injection: &Injection) -> Option<SurfaceRule> {
     match injection {
         Injection::Header(header) => header_surface(report, header),
         Injection::Basic(basic) => basic_surface(report, basic),
@@ -164,6 +165,7 @@ fn surface(report: &mut RouteReport<'_>, injection: &Injection) -> Option<Surfac
             name: Arc::from(value.name.as_str()),
         }),
         Injection::ClientCertificate(_) => Some(SurfaceRule::ClientCertificate),
+        Injection::AwsSigV4(injection) => aws::surface(report, route, injection),
     }
 }
 

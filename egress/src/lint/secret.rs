@@ -47,8 +47,8 @@ pub fn check_secret(policy: &Policy, credential: &Credential, value: &[u8]) -> R
     if redacted && value.len() < SECRET_MIN {
         return Err(SecretProblem::Short);
     }
-    let stubs = policy.credentials.iter().map(|credential| credential.stub.as_str());
-    let stubs = stubs.chain([credential.stub.as_str()]).filter(|stub| is_stub(stub));
+    let stubs = policy.credentials.iter().flat_map(Credential::stubs);
+    let stubs = stubs.chain(credential.stubs()).filter(|stub| is_stub(stub));
     if stubs::automaton(stubs).is_none_or(|automaton| automaton.is_match(value)) {
         return Err(SecretProblem::Stub);
     }

@@ -59,6 +59,15 @@ pub(crate) enum SurfaceRule {
         name: Arc<str>,
     },
     ClientCertificate,
+    AwsSigV4(AwsRule),
+}
+
+/// Which signatures are exchanged.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct AwsRule {
+    pub(crate) region: String,
+    pub(crate) services: Vec<String>,
+    pub(crate) presigned: bool,
 }
 
 /// The first test that a request fails on a route; a later one is closer to a match.
@@ -123,6 +132,9 @@ impl fmt::Display for SurfaceRule {
             Self::Query { name } => write!(formatter, "query parameter {name}"),
             Self::Body { name } => write!(formatter, "{name} in the body"),
             Self::ClientCertificate => formatter.write_str("the client's certificate"),
+            Self::AwsSigV4(AwsRule { region, services, .. }) => {
+                write!(formatter, "an AWS signature for {} in {region}", services.join(" or "))
+            }
         }
     }
 }

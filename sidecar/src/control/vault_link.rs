@@ -2,18 +2,20 @@
 //! agent has; what was used goes the other way until it is stored.
 
 use std::collections::{BTreeMap, HashMap};
+use std::string::FromUtf8Error;
 use std::sync::Arc;
 use std::time::Duration;
 
 use berth_egress::policy::Policy;
-use berth_protocol::control::{self, Grants, Trail};
+use berth_protocol::control::{self, AwsIdentity, Grants, Trail};
+use berth_protocol::environment::aws_secret_name;
 use secrecy::SecretString;
 use tokio::sync::watch;
 
 use super::bond::{Bond, ForVault};
 use crate::clock::Boottime;
 use crate::proxy::Proxy;
-use crate::vault::{Offer, Value};
+use crate::vault::{Holder, Offer, Value};
 
 /// The stream's side of the proxy.
 pub struct VaultLink {
@@ -94,6 +96,11 @@ fn offer(grants: Grants, stubs: &BTreeMap<String, String>) -> Offer {
         if let Some(stub) = stubs.get(&credential.name) {
             credential.stub.clone_from(stub);
         }
+        if let Some(stub) = stubs.get(&aws_secret_name(&credential.name))
+            && let Some(held) = &mut credential.secret_stub
+        {
+            held.clone_from(stub);
+        }
     }
     let mut values = HashMap::new();
     for value in grants.values {
@@ -101,9 +108,14 @@ fn offer(grants: Grants, stubs: &BTreeMap<String, String>) -> Offer {
             tracing::warn!(credential = value.credential, "a value that isn't text is left out");
             continue;
         };
+        let Ok(holder) = holder(value.aws, value.username) else {
+            tracing::warn!(credential = value.credential, "a value that isn't text is left out");
+            continue;
+        };
         let remaining = Some(value.remaining_ms).filter(|remaining| *remaining > 0);
         let held = Value {
             secret: SecretString::from(secret),
+            holder,
             grant: value.grant.into(),
             until: remaining.map(|remaining| now.after(Duration::from_millis(remaining))),
         };
@@ -120,4 +132,19 @@ fn offer(grants: Grants, stubs: &BTreeMap<String, String>) -> Offer {
             .collect(),
         cut: grants.cut,
     }
+}
+
+fn holder(aws: Option<AwsIdentity>, username: String) -> Result<Holder, FromUtf8Error> {
+    let Some(aws) = aws else {
+        return Ok(if username.is_empty() {
+            Holder::None
+        } else {
+            Holder::User(username)
+        });
+    };
+    let token = String::from_utf8(aws.session_token)?;
+    Ok(Holder::Aws {
+        access_key: aws.access_key_id,
+        session_token: Some(token).filter(|token| !token.is_empty()).map(SecretString::from),
+    })
 }

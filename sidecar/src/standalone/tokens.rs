@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{file, variable};
 use crate::clock::Boottime;
-use crate::vault::{Offer, Value};
+use crate::vault::{Holder, Offer, Value};
 
 /// The tokens of a policy, by their credentials.
 pub struct Tokens {
@@ -90,6 +90,7 @@ impl Tokens {
             if let Some((secret, until)) = &held.token {
                 let value = Value {
                     secret: secret.clone(),
+                    holder: Holder::None,
                     grant: "file".into(),
                     until: Some(*until),
                 };

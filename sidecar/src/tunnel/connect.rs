@@ -14,7 +14,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 
 use super::prefixed::Prefixed;
-use super::{Tunnel, tls};
+use super::{Tunnel, container, tls};
 use crate::body::{Body, empty, full};
 use crate::exchange;
 use crate::proxy::Proxy;
@@ -53,6 +53,9 @@ async fn answer(proxy: Arc<Proxy>, request: Request<Incoming>) -> Response<Body>
     }
     if request.uri().path() == "/healthz" && request.uri().authority().is_none() {
         return Response::new(full("ok\n"));
+    }
+    if let Some(answer) = container::answer(&proxy.vault.snapshot(), &request) {
+        return answer;
     }
     Refusal::bad("this is a proxy: use CONNECT for https, and http://host/path for http").response()
 }

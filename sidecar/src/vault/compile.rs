@@ -7,12 +7,12 @@ use std::time::Duration;
 use berth_egress::lint;
 use berth_egress::policy::{Policy, Route};
 use berth_egress::rules::Rules;
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use tokio_util::sync::CancellationToken;
 
 use super::minted::Minted;
-use super::{DRAIN_MAX, Held, Offer, Problem, Snapshot, Value, certificates};
-use crate::redact::Patterns;
+use super::{DRAIN_MAX, Held, Offer, Problem, Snapshot, Value, certificates, holder};
+use crate::redact::{Patterns, Secret};
 
 /// What an offer makes of what holds, and what of it is left out.
 pub(super) fn compile(offer: Offer, old: Option<&Snapshot>) -> (Snapshot, Vec<Problem>) {
@@ -32,8 +32,13 @@ pub(super) fn compile(offer: Offer, old: Option<&Snapshot>) -> (Snapshot, Vec<Pr
         .iter()
         .map(|credential| (credential.name.clone(), credential.stub.clone()));
     let stubs = stubs.collect();
+    let secret_stubs = policy.credentials.iter().filter_map(|credential| {
+        let stub = SecretString::from(credential.secret_stub.clone()?);
+        Some((credential.name.clone(), stub))
+    });
+    let secret_stubs = secret_stubs.collect();
     let minted = old.map(|old| old.minted.under(&values)).unwrap_or_default();
-    let patterns = patterns((&redacted, &stubs), &mut values, &minted, &mut problems);
+    let patterns = patterns((&redacted, &stubs, &secret_stubs), &mut values, &minted, &mut problems);
     let routes = policy
         .routes
         .iter()
@@ -49,6 +54,7 @@ pub(super) fn compile(offer: Offer, old: Option<&Snapshot>) -> (Snapshot, Vec<Pr
         patterns,
         values,
         stubs,
+        secret_stubs,
         redacted,
         identities,
         roots,
@@ -66,11 +72,13 @@ fn check_values(policy: &Policy, values: &mut HashMap<String, Value>) -> Vec<Pro
         let Some(value) = values.get(&credential.name) else {
             continue;
         };
-        if let Err(problem) = lint::check_secret(policy, credential, value.secret.expose_secret().as_bytes()) {
+        let checked = lint::check_secret(policy, credential, value.secret.expose_secret().as_bytes());
+        let checked = checked.map_err(|problem| problem.to_string());
+        if let Err(message) = checked.and_then(|()| holder::check(credential, &value.holder)) {
             values.remove(&credential.name);
             problems.push(Problem {
                 at: credential.name.clone(),
-                message: problem.to_string(),
+                message,
             });
         }
     }
@@ -79,18 +87,18 @@ fn check_values(policy: &Policy, values: &mut HashMap<String, Value>) -> Vec<Pro
 
 /// Of every value that may not come back. One that can't be searched for isn't exchanged either.
 fn patterns(
-    (redacted, stubs): (&[String], &HashMap<String, String>),
+    searched: Searched<'_>,
     values: &mut HashMap<String, Value>,
     minted: &Minted,
     problems: &mut Vec<Problem>,
 ) -> Option<Arc<Patterns>> {
-    if let Ok(patterns) = Patterns::new(secrets(redacted, stubs, values, minted)) {
+    if let Ok(patterns) = Patterns::new(secrets(searched, values, minted)) {
         return Some(patterns).filter(|patterns| !patterns.is_empty()).map(Arc::new);
     }
     let none = Minted::default();
-    let failed = secrets(redacted, stubs, values, &none);
+    let failed = secrets(searched, values, &none);
     let failed = failed.into_iter().filter_map(|secret| {
-        let name = secret.0.to_owned();
+        let name = secret.name.to_owned();
         Patterns::new([secret]).err().map(|error| (name, error.to_string()))
     });
     let failed: Vec<(String, String)> = failed.collect();
@@ -101,9 +109,7 @@ fn patterns(
         values.remove(&at);
         problems.push(Problem { at, message });
     }
-    Patterns::new(secrets(redacted, stubs, values, minted))
-        .ok()
-        .map(Arc::new)
+    Patterns::new(secrets(searched, values, minted)).ok().map(Arc::new)
 }
 
 /// Names of the credentials that may not come back on some route.
@@ -119,18 +125,25 @@ fn redacted(policy: &Policy) -> Arc<[String]> {
     searched.map(|credential| credential.name.clone()).collect()
 }
 
-/// Name, value and stub of what is to be searched for.
+/// Names of the credentials that may not come back; stubs by name, and those of secret access keys.
+pub(super) type Searched<'a> = (
+    &'a [String],
+    &'a HashMap<String, String>,
+    &'a HashMap<String, SecretString>,
+);
+
+/// What is to be searched for.
 pub(super) fn secrets<'a>(
-    redacted: &'a [String],
-    stubs: &'a HashMap<String, String>,
+    (redacted, stubs, secret_stubs): Searched<'a>,
     values: &'a HashMap<String, Value>,
     minted: &'a Minted,
-) -> Vec<(&'a str, &'a [u8], &'a str)> {
+) -> Vec<Secret<'a>> {
     let known = redacted.iter().filter_map(|name| {
-        let value = values.get(name)?.secret.expose_secret().as_bytes();
-        Some((name.as_str(), value, stubs.get(name)?.as_str()))
+        let secret_stub = secret_stubs.get(name).map(ExposeSecret::expose_secret);
+        let stubs = (stubs.get(name)?.as_str(), secret_stub);
+        Some(holder::secrets_of(name, stubs, values.get(name)?))
     });
-    known.chain(minted.secrets()).collect()
+    known.flatten().chain(minted.secrets().map(Secret::from)).collect()
 }
 
 /// A route that is as it was keeps its streams.

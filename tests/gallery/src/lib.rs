@@ -3,6 +3,7 @@
 //! one file for each stage of a request; `THREATS.md` says which attack is met where.
 
 pub mod agent;
+pub mod aws;
 pub mod cgi;
 pub mod dns;
 pub mod frames;

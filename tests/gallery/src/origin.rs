@@ -340,11 +340,8 @@ async fn request<S: AsyncRead + Unpin>(
         match (length, chunked) {
             (Some(length), _) if body.len() >= length => break end + length,
             (None, true) => {
-                if let Some(at) = find(body, b"0\r\n") {
-                    let rest = find(&body[at..], b"\r\n\r\n");
-                    if let Some(rest) = rest {
-                        break end + at + rest + 4;
-                    }
+                if let Some(length) = chunks_end(body) {
+                    break end + length;
                 }
             }
             (None, false) => break end,
@@ -361,6 +358,28 @@ async fn request<S: AsyncRead + Unpin>(
         body,
         certificate: None,
     }))
+}
+
+/// Where chunks end, trailers included; by their sizes, as chunks may hold what looks like chunks.
+fn chunks_end(body: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        let line = find(body.get(at..)?, b"\r\n")?;
+        let size = std::str::from_utf8(&body[at..at + line]).ok()?;
+        let size = usize::from_str_radix(size.split(';').next()?.trim(), 16).ok()?;
+        at += line + 2;
+        if size == 0 {
+            break;
+        }
+        at += size + 2;
+    }
+    loop {
+        let line = find(body.get(at..)?, b"\r\n")?;
+        at += line + 2;
+        if line == 0 {
+            return Some(at);
+        }
+    }
 }
 
 async fn more<S: AsyncRead + Unpin>(stream: &mut S, read: &mut Vec<u8>, log: &Mutex<Vec<u8>>) -> Result<bool> {

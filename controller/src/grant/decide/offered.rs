@@ -13,8 +13,17 @@ pub fn keys_of(source: &CredentialSource) -> Vec<&KeyRef> {
     let client = source.oauth2.as_ref();
     let secret = client.and_then(|client| client.client_secret_ref.as_ref());
     let refresh = client.and_then(|client| client.refresh_token_ref.as_ref());
+    let aws = source.aws_sig_v4.as_ref();
+    let parts = aws.map(|aws| {
+        [
+            Some(&aws.access_key_ref),
+            Some(&aws.secret_key_ref),
+            aws.session_token_ref.as_ref(),
+        ]
+    });
     [source.secret_ref.as_ref(), app, secret, refresh]
         .into_iter()
+        .chain(parts.into_iter().flatten())
         .flatten()
         .collect()
 }

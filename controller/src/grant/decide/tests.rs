@@ -470,3 +470,63 @@ fn changed_policy(mut world: World, sources: &Value) -> World {
     world.policy(json!({"allow": [{"name": "a", "hosts": ["api.example.com"], "sources": sources}]}));
     world
 }
+
+/// The binding signs for AWS, with a key of which the id is in another Secret.
+fn aws(change: impl FnOnce(&mut World)) -> World {
+    changed(|world| {
+        let source = json!({"awsSigV4": {
+            "accessKeyRef": {"name": "ids", "key": "id"}, "secretKeyRef": {"name": "forge", "key": "token"},
+            "region": "eu-west-1", "services": ["s3"],
+        }});
+        let spec = &mut world.bindings[0].spec;
+        spec.credential.source = serde_json::from_value(source).unwrap();
+        spec.routes[0].inject = serde_json::from_value(json!({"awsSigV4": {}})).unwrap();
+        let ids = Ok(offered(&["api.example.com"]));
+        world.secrets.insert("ids/id".to_owned(), ids);
+        change(world);
+    })
+}
+
+#[test]
+fn an_aws_key_needs_both_of_its_secrets_offered() {
+    let world = aws(|_| {});
+    assert_eq!(world.held(), ["b"]);
+    let Verdict::Active(active) = &world.decide().bindings["b"] else {
+        panic!("not active")
+    };
+    assert_eq!(active.version, "1,1");
+    let refusal = Refused {
+        reason: Reason::SecretInvalid,
+        message: "Secret ids holds something else than one word of text at id".to_owned(),
+    };
+    let with = |state: Result<Offered, Refused>| {
+        aws(|world| {
+            world.secrets.insert("ids/id".to_owned(), state);
+        })
+    };
+    let sources =
+        json!({"allow": [{"name": "a", "hosts": ["api.example.com"], "sources": {"secrets": ["forge/token"]}}]});
+    let half = aws(|world| {
+        world.policies.clear();
+        world.policy(sources);
+    });
+    let minting = aws(|world| {
+        let aws = world.bindings[0].spec.credential.source.aws_sig_v4.as_mut().unwrap();
+        aws.services = vec!["sts".to_owned()];
+    });
+    denies(vec![
+        (
+            "one isn't read yet",
+            aws(|world| drop(world.secrets.remove("ids/id"))),
+            Reason::Progressing,
+        ),
+        ("one can't be used", with(Err(refusal)), Reason::SecretInvalid),
+        (
+            "one is offered elsewhere",
+            with(Ok(offered(&["other.example.com"]))),
+            Reason::HostNotOffered,
+        ),
+        ("a policy permits one", half, Reason::NotPermitted),
+        ("a service that mints", minting, Reason::InvalidRoute),
+    ]);
+}

@@ -3,6 +3,8 @@
 #![cfg(test)]
 
 mod authority;
+mod aws;
+mod aws_sdk;
 mod certificates;
 mod clients;
 mod exchange;
@@ -16,6 +18,7 @@ mod process;
 mod protocol;
 mod reach;
 mod redaction;
+mod registry;
 mod session;
 mod streaming;
 mod threats;

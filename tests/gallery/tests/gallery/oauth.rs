@@ -10,7 +10,7 @@ use berth_gallery::oauth::{AuthorizationServer, CLIENT, CLIENT_SECRET, REFRESH_T
 use berth_gallery::origin::{Authority, Origin, Seen, always, ok};
 use berth_gallery::policy;
 use berth_gallery::sidecar::Sidecar;
-use berth_sidecar::vault::{Offer, Value as Held};
+use berth_sidecar::vault::{Holder, Offer, Value as Held};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use secrecy::SecretString;
 use serde_json::{Value, json};
@@ -274,6 +274,7 @@ async fn minted_tokens_are_bounded_and_end_with_their_grant() -> Result<()> {
     let flow = Flow::new(&authority, (login, api_port), &in_body()).await?;
     let grant = |fingerprint: &str| -> Result<Offer> {
         let held = Held {
+            holder: Holder::None,
             secret: SecretString::from(CLIENT_SECRET),
             grant: fingerprint.into(),
             until: None,

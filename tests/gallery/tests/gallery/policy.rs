@@ -10,7 +10,7 @@ use berth_gallery::origin::{Authority, Origin};
 use berth_gallery::policy::{self, HOST, SECRET, STUB};
 use berth_gallery::scene::Scene;
 use berth_sidecar::clock::Boottime;
-use berth_sidecar::vault::{Offer, Value};
+use berth_sidecar::vault::{Holder, Offer, Value};
 use bytes::Bytes;
 use http::Request;
 use http::header::AUTHORIZATION;
@@ -83,6 +83,7 @@ impl End {
 fn offer(policy: &serde_json::Value, lease: Option<Boottime>) -> Result<Offer> {
     let value = Value {
         secret: SecretString::from(SECRET),
+        holder: Holder::None,
         grant: Arc::from("fake-grant"),
         until: None,
     };
