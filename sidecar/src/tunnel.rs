@@ -53,6 +53,11 @@ impl Tunnel {
         }
     }
 
+    /// What [`Self::host`] says.
+    pub fn host_text(&self) -> &str {
+        self.host.to_str().unwrap_or_default()
+    }
+
     /// Once it is known what both legs speak.
     fn speaking(self, alpn: Alpn) -> Self {
         let target = Target {

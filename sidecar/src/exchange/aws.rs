@@ -57,7 +57,7 @@ impl Exchange {
             path: uri.path().to_owned(),
             query: uri.query().map(str::to_owned),
             headers: request.headers().clone(),
-            host: named.map_or_else(|| tunnel.host_header(), str::to_owned),
+            host: named.unwrap_or(tunnel.host_text()).to_owned(),
             payload: Payload::Hashed,
         };
         let message = exchange.message();
@@ -105,13 +105,13 @@ impl Exchange {
         };
         let key = plan.snapshot.exchange_aws(grant);
         let key = key.map_err(|lapsed| Refusal::denied(lapsed.to_string()))?;
-        let host = plan.tunnel.host_header();
+        let host = plan.tunnel.host_text();
         let message = Message {
             method: head.method.as_str(),
             path: plan.judged.target.path.as_str(),
             query: query.as_deref(),
             headers: &head.headers,
-            host: &host,
+            host,
         };
         let signed = sigv4::sign(claim, &message, &payload, key, unix_seconds()).map_err(refused)?;
         let query = signed.write(&mut head.headers);

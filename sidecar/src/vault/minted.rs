@@ -119,6 +119,7 @@ const TOKENS_MAX: usize = 128;
 
 #[cfg(test)]
 mod tests {
+    use super::super::Holder;
     use super::*;
 
     const STUB: &str = "stub_fake_client_0123456789abcdef";
@@ -173,6 +174,7 @@ mod tests {
         let values = |grant: &str| {
             let value = Value {
                 secret: SecretString::from("fake-client-secret"),
+                holder: Holder::default(),
                 grant: Arc::from(grant),
                 until: None,
             };

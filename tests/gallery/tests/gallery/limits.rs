@@ -71,7 +71,7 @@ async fn ends_within<S: tokio::io::AsyncRead + Unpin>(stream: &mut S, phase: &st
     pause();
     let began = Instant::now();
     let mut rest = Vec::new();
-    let _ = tokio::io::AsyncReadExt::read_to_end(stream, &mut rest).await; // however it ends
+    let _ = AsyncReadExt::read_to_end(stream, &mut rest).await; // however it ends
     let took = began.elapsed();
     tokio::time::resume();
     assert!(took <= Duration::from_secs(seconds + 1), "{phase}: {took:?}");
