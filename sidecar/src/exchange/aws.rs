@@ -57,7 +57,7 @@ impl Exchange {
             path: uri.path().to_owned(),
             query: uri.query().map(str::to_owned),
             headers: request.headers().clone(),
-            host: named.unwrap_or(tunnel.host_text()).to_owned(),
+            host: named.unwrap_or_else(|| tunnel.host_text()).to_owned(),
             payload: Payload::Hashed,
         };
         let message = exchange.message();
