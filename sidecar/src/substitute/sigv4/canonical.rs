@@ -53,11 +53,16 @@ pub(super) fn canonical(
 /// encode what was encoded, after dots and empty segments are resolved.
 pub(super) fn paths(service: &str, path: &str) -> Vec<String> {
     if is_s3(service) {
-        let decoded: Cow<'_, [u8]> = percent_decode_str(path).into();
-        return vec![path.to_owned(), percent_encode(&decoded, PATH).to_string()];
+        return vec![path.to_owned(), encoded_path(path)];
     }
     let twice = |path: &str| percent_encode(path.as_bytes(), PATH).to_string();
     vec![twice(path), twice(&resolved(path))]
+}
+
+/// Encoded once, wherever it has to be.
+pub(super) fn encoded_path(path: &str) -> String {
+    let decoded: Cow<'_, [u8]> = percent_decode_str(path).into();
+    percent_encode(&decoded, PATH).to_string()
 }
 
 fn resolved(path: &str) -> String {
