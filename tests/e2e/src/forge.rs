@@ -144,10 +144,15 @@ impl Repository {
     /// Opens a pull request of a branch against `main`; gives its number.
     pub async fn open(&self, user: &User, branch: &str) -> Result<u64> {
         let body = json!({ "head": branch, "base": "main", "title": branch });
-        let opened = self
-            .api_as(user, "POST", &format!("repos/{}/pulls", self.path), &body)
-            .await?;
-        opened["number"].as_u64().context("a number")
+        let path = format!("repos/{}/pulls", self.path);
+        // The forge learns of a pushed branch beside the push.
+        for _ in 0..MERGE_TRIES {
+            match self.api_as(user, "POST", &path, &body).await {
+                Err(error) if error.to_string().contains("404") => tokio::time::sleep(MERGE_WAIT).await,
+                other => return other?["number"].as_u64().context("a number"),
+            }
+        }
+        bail!("no pull request can be opened of {branch}")
     }
 
     /// Approves the head that it has now.

@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use berth_crds::{CredentialBinding, Evidence, Grant};
+use berth_e2e::audit::BERTH;
 use berth_e2e::{Repository, Team, User, cluster};
+use kube::Client;
+use kube::api::{Api, PostParams};
+use kube::config::{Config, KubeConfigOptions};
 use serde_json::{Value, json};
 
 /// A namespace whose policy wants one approval, its repository, and two people.
@@ -140,22 +144,17 @@ async fn a_push_without_a_pull_request_grants_nothing_whatever_its_status_says()
     desk.write("a", &["GET"])?;
     let commit = desk.repository.push("Take it")?;
     desk.says("a", "NoPullRequest").await?;
-    let forged = json!({ "status": { "grant": {
+    let forged = json!({
         "fingerprint": "00", "commit": commit, "evidence": ["Branch", "Reviewed"], "pullRequest": "https://forge.example.com/1",
         "approvers": [{ "user": desk.bob.login, "commit": commit }], "seal": "00",
-    } } });
+    });
     // As the one user whom admission lets write it.
-    let patch = [
-        "patch",
-        "credentialbinding",
-        "a",
-        "--subresource=status",
-        "--type=merge",
-        "--patch",
-        &forged.to_string(),
-        "--as=system:serviceaccount:berth-system:berth-controller",
-    ];
-    desk.team.kubectl(&patch)?;
+    let mut config = Config::from_kubeconfig(&KubeConfigOptions::default()).await?;
+    config.auth_info.impersonate = Some(BERTH.to_owned());
+    let as_berth: Api<CredentialBinding> = Api::namespaced(Client::try_from(config)?, &desk.team.namespace);
+    let mut binding = desk.team.api::<CredentialBinding>().get("a").await?;
+    binding.status.as_mut().context("a status")?.grant = Some(serde_json::from_value(forged)?);
+    as_berth.replace_status("a", &PostParams::default(), &binding).await?;
     let refused = desk.team.wait::<CredentialBinding>("a", "no grant", SAID, |binding| {
         binding.status.as_ref().is_some_and(|status| status.grant.is_none())
     });
