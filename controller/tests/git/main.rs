@@ -2,6 +2,7 @@
 //! The child `berth-controller fetch` against a real git server: `git http-backend` behind a few lines of HTTP, with
 //! repositories made by git's plumbing, honest and crafted.
 
+mod check;
 mod evidence;
 mod forge;
 
