@@ -69,7 +69,7 @@ fuzz_target!(|input: Input| {
             headers.append(name, value);
         }
     }
-    let authority = Authority::parse("api.example.com:443").expect("an authority");
+    let authority = Authority::from_connect("api.example.com:443").expect("an authority");
     let request = Request {
         authority: &authority,
         tls: true,
@@ -82,14 +82,23 @@ fuzz_target!(|input: Input| {
     let Ok(allowed) = RULES.decide(&request) else { return };
     let secret = SecretString::from("fake-value-of-the-credential");
     for grant in &allowed.grants {
-        let query = substitute::into_head(grant, &secret, &mut headers, target.query.as_ref());
+        let query = substitute::into_head(grant, (None, &secret), &mut headers, target.query.as_ref());
         assert_eq!(query, Ok(None), "no route puts it in the query");
     }
     let holds = |text: &[u8]| text.windows(STUB.len()).any(|window| window == STUB.as_bytes());
     for (name, value) in &headers {
-        assert!(!holds(name.as_str().as_bytes()) && !holds(value.as_bytes()), "{name} leaves with the stub");
-        let pair = value.as_bytes().strip_prefix(b"Basic ").and_then(|pair| BASE64_STANDARD.decode(pair).ok());
-        assert!(!pair.is_some_and(|pair| holds(&pair)), "{name} leaves with the stub encoded");
+        assert!(
+            !holds(name.as_str().as_bytes()) && !holds(value.as_bytes()),
+            "{name} leaves with the stub"
+        );
+        let pair = value
+            .as_bytes()
+            .strip_prefix(b"Basic ")
+            .and_then(|pair| BASE64_STANDARD.decode(pair).ok());
+        assert!(
+            !pair.is_some_and(|pair| holds(&pair)),
+            "{name} leaves with the stub encoded"
+        );
     }
     assert!(!holds(target.path.as_str().as_bytes()), "the path leaves with the stub");
 });

@@ -9,7 +9,10 @@ fuzz_target!(|raw: &str| {
     let Ok(target) = Target::parse(raw) else { return };
     let path = target.path.as_str();
     assert!(path.starts_with('/') && !path.starts_with("//"), "{path}");
-    assert!(target.path.segments().all(|segment| segment != "." && segment != ".."), "{path}");
+    assert!(
+        target.path.segments().all(|segment| segment != "." && segment != ".."),
+        "{path}"
+    );
     let mut whole = path.to_owned();
     if let Some(query) = &target.query {
         whole.push('?');
@@ -17,5 +20,8 @@ fuzz_target!(|raw: &str| {
     }
     let again = Target::parse(&whole).expect("what is sent parses");
     assert_eq!(again.path.as_str(), path);
-    assert_eq!(again.query.as_ref().map(|it| it.as_str()), target.query.as_ref().map(|it| it.as_str()));
+    assert_eq!(
+        again.query.as_ref().map(|it| it.as_str()),
+        target.query.as_ref().map(|it| it.as_str())
+    );
 });

@@ -61,7 +61,11 @@ fn redact<'a>(chunks: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
 
 fuzz_target!(|input: Input| {
     let text = text(&input.pieces);
-    let mut cuts: Vec<usize> = input.cuts.iter().map(|cut| usize::from(*cut) % (text.len() + 1)).collect();
+    let mut cuts: Vec<usize> = input
+        .cuts
+        .iter()
+        .map(|cut| usize::from(*cut) % (text.len() + 1))
+        .collect();
     cuts.extend([0, text.len()]);
     cuts.sort_unstable();
     let whole = redact(std::iter::once(&text[..]));
