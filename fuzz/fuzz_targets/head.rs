@@ -24,7 +24,7 @@ static RULES: LazyLock<Rules> = LazyLock::new(|| {
         "credentials: [{{name: FORGE, stub: {STUB}}}]
 routes:
   - {{name: header, host: api.example.com, methods: [GET], paths: [/header/**], credential: FORGE,
-      inject: {{header: {{name: authorization, forms: [Bearer, Token, Raw]}}}}}}
+      inject: {{header: {{name: authorization, forms: [\"Bearer {{}}\", \"token {{}}\", \"{{}}\"]}}}}}}
   - {{name: basic, host: api.example.com, methods: [GET], paths: [/basic/**], credential: FORGE, inject: {{basic: {{}}}}}}
 "
     );
