@@ -218,13 +218,13 @@ mod tests {
         let policy = compile(&[
             ("REAL_GITHUB_TOKEN", "fake-value"),
             ("HOST_GITHUB_TOKEN", "api.github.com,*.example.com"),
-            ("EGRESS_ALLOW_OUT", "pypi.org, 10.0.0.9"),
+            ("EGRESS_ALLOW_OUT", "packages.example.com, 10.0.0.9"),
             ("EGRESS_DENY_OUT", "evil.example.org"),
             ("EGRESS_DEFAULT_DENY", "true"),
         ]);
         let policy = policy.expect("a policy");
         let hosts: Vec<&str> = policy.routes.iter().map(|route| route.host.as_str()).collect();
-        let open = ["pypi.org", "10.0.0.9"];
+        let open = ["packages.example.com", "10.0.0.9"];
         let bound = ["api.github.com", "example.com", "**.example.com"].map(|host| [host; 3]);
         assert_eq!(hosts, [bound.as_flattened(), &open].concat());
         assert!(!format!("{policy:?}").contains("fake-value"));
