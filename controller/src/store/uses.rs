@@ -184,19 +184,30 @@ async fn write(pool: &PgPool, batch: &[Waiting]) -> Result<(), StoreError> {
     migrate_if_behind(pool).await?;
     let mut connection = pool.acquire().await.map_err(StoreError::Connect)?;
     let mut transaction = connection.begin().await.map_err(StoreError::Connect)?;
+    let mut last = HashMap::new();
     for waiting in batch {
-        put(&mut transaction, waiting)
+        put(&mut transaction, waiting, &mut last)
             .await
             .map_err(|error| StoreError::Write("credential_use", error))?;
     }
     transaction.commit().await.map_err(StoreError::Connect)
 }
 
-async fn put(connection: &mut PgConnection, waiting: &Waiting) -> Result<(), sqlx::Error> {
+/// `known`: the highest number of each pod's uses, asked for once in a batch.
+async fn put<'a>(
+    connection: &mut PgConnection,
+    waiting: &'a Waiting,
+    known: &mut HashMap<&'a str, i64>,
+) -> Result<(), sqlx::Error> {
     let record = &waiting.record;
     if let Some(used) = record.get("use") {
-        let last = last(connection, &waiting.pod_uid).await?;
-        if let Some(missing) = missing(last, integer(used, "number")) {
+        let number = integer(used, "number");
+        let last = match known.get(waiting.pod_uid.as_str()) {
+            Some(last) => *last,
+            None => last(connection, &waiting.pod_uid).await?,
+        };
+        known.insert(&waiting.pod_uid, last.max(number));
+        if let Some(missing) = missing(last, number) {
             let reason = format!("{missing} uses are missing from here on");
             gap(
                 connection,
