@@ -69,8 +69,10 @@ pub fn check(args: &Check) -> Result<Report, String> {
     let read = |revision: &str| read(&repository, revision, &paths, &args.namespace);
     let head = read(&args.revision)?;
     let mut errors = head.errors.clone();
-    errors.extend(bindings(&head).filter_map(|(declared, spec)| spec.err().map(|message| error(declared, message))));
-    errors.extend(bindings(&head).flat_map(|(declared, spec)| broken(declared, spec)));
+    errors.extend(bindings(&head).flat_map(|(declared, spec)| match spec {
+        Ok(spec) => broken(declared, spec),
+        Err(message) => vec![error(declared, message)],
+    }));
     errors.sort_by(|one, other| one.at.cmp(&other.at));
     let changes = match &args.base {
         Some(base) => compare(&args.namespace, &read(base)?, &head),
@@ -110,8 +112,7 @@ fn error(declared: &Declared, message: String) -> SourceError {
 }
 
 /// What the linter says.
-fn broken(declared: &Declared, spec: Result<CredentialBindingSpec, String>) -> Vec<SourceError> {
-    let Ok(spec) = spec else { return Vec::new() };
+fn broken(declared: &Declared, spec: CredentialBindingSpec) -> Vec<SourceError> {
     let binding = CredentialBinding::new(&declared.key.name, spec);
     let mut permitted = Permitted {
         routes: binding.spec.routes.clone(),

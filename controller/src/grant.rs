@@ -1,7 +1,8 @@
 //! BINDINGS ∩ POLICIES ∩ GIT ∩ OFFERS → GRANTS → SIDECARS. One pass looks at one namespace: what holds is decided by
 //! [`decide`], pure, with what is proven of each binding ([`approve`], [`evidence`]); what a session's sidecar is to hold
-//! by [`offer`], pure; [`reconcile`] watches Secrets ([`secrets`]), pushes what has changed ([`push`]), and writes the
-//! statuses ([`status`]). [`policy`] says what this release makes of a GrantPolicy.
+//! by [`offer`], pure; [`reconcile`] watches Secrets ([`secrets`], read by their [`kind`]), has tokens minted ([`github`],
+//! [`oauth2`]), pushes what has changed ([`push`]), and writes the statuses ([`status`]). [`policy`] says what this release
+//! makes of a GrantPolicy.
 //!
 //! Nothing of it stands in Postgres, and a value passes through a push and nowhere else.
 
@@ -27,8 +28,9 @@ pub mod github;
 pub mod oauth2;
 
 pub mod offer;
-pub mod push;
 pub mod tracked;
+
+pub mod push;
 
 pub mod policy;
 pub mod status;

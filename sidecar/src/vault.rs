@@ -68,6 +68,14 @@ impl Offer {
             cut: Vec::new(),
         }
     }
+
+    /// What of its certificates can't be used: for a file, which is taken whole or not at all.
+    pub fn check_certificates(&self) -> Result<(), Problem> {
+        let mut problems = Vec::new();
+        certificates::identities(&self.policy, &mut self.values.clone(), &mut problems);
+        certificates::roots(&mut self.policy.clone(), &mut problems);
+        problems.into_iter().next().map_or(Ok(()), Err)
+    }
 }
 
 /// What holds.
@@ -153,16 +161,6 @@ pub struct Vault {
     /// One change after the other: each is made of what holds before it.
     changing: Mutex<()>,
     changed: watch::Sender<()>,
-}
-
-impl Offer {
-    /// What of its certificates can't be used: for a file, which is taken whole or not at all.
-    pub fn check_certificates(&self) -> Result<(), Problem> {
-        let mut problems = Vec::new();
-        certificates::identities(&self.policy, &mut self.values.clone(), &mut problems);
-        certificates::roots(&mut self.policy.clone(), &mut problems);
-        problems.into_iter().next().map_or(Ok(()), Err)
-    }
 }
 
 impl Snapshot {
