@@ -37,10 +37,18 @@ pub fn inspect(request: &Request, wanted: &Inspect) -> Result<Inspected, String>
             &format!("+refs/pull/{number}/head:refs/berth/pull/{number}"),
         )?;
     }
-    let mut inspected = Inspected::default();
+    let merge = Oid::from_str(&wanted.merge).and_then(|merge| repository.find_commit(merge));
+    let joined = merge.iter().flat_map(|merge| merge.parent_ids().skip(1));
+    let mut inspected = Inspected {
+        joined: joined.map(|oid| oid.to_string()).collect(),
+        ..Inspected::default()
+    };
     for commit in oids.iter().filter_map(|oid| repository.find_commit(*oid).ok()) {
         let read = |commit: &Commit<'_>| documents(&repository, commit, request, &wanted.names);
-        let before = fork(&repository, wanted, commit.id());
+        let before = merge
+            .as_ref()
+            .ok()
+            .and_then(|merge| fork(&repository, merge, commit.id()));
         let head = Head {
             here: read(&commit)?,
             before: before.map(|before| read(&before)).transpose()?.unwrap_or_default(),
@@ -70,8 +78,7 @@ fn beside(request: &Request) -> Result<Repository, String> {
 }
 
 /// Where a head left the branch, as that was before the merge.
-fn fork<'a>(repository: &'a Repository, wanted: &Inspect, head: Oid) -> Option<Commit<'a>> {
-    let merge = repository.find_commit(Oid::from_str(&wanted.merge).ok()?).ok()?;
+fn fork<'a>(repository: &'a Repository, merge: &Commit<'_>, head: Oid) -> Option<Commit<'a>> {
     let fork = repository.merge_base(merge.parent_id(0).ok()?, head).ok()?;
     repository.find_commit(fork).ok()
 }

@@ -55,6 +55,8 @@ pub struct Inspect {
 pub struct Inspected {
     /// By commit; one that isn't to be had is left out.
     pub heads: BTreeMap<String, Head>,
+    /// What the merge joined to the branch: its parents but the first. Empty for a squash or a rebase.
+    pub joined: Vec<String>,
 }
 
 /// What one head of a pull request says of bindings, by their names.

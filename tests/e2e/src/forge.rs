@@ -155,6 +155,21 @@ impl Repository {
         bail!("no pull request can be opened of {branch}")
     }
 
+    /// Waits until the forge lists a pushed commit as one of the pull request's: it learns of it beside the push, and
+    /// an approval or a merge doesn't wait for that.
+    pub async fn listed(&self, number: u64, commit: &str) -> Result<()> {
+        let path = format!("repos/{}/pulls/{number}/commits?files=false", self.path);
+        for _ in 0..MERGE_TRIES {
+            let commits = self.api("GET", &path, &Value::Null).await?;
+            let mut commits = commits.as_array().into_iter().flatten();
+            if commits.any(|it| it["sha"] == commit) {
+                return Ok(());
+            }
+            tokio::time::sleep(MERGE_WAIT).await;
+        }
+        bail!("pull request {number} doesn't list {commit}")
+    }
+
     /// Approves the head that it has now.
     pub async fn approve(&self, user: &User, number: u64) -> Result<()> {
         let path = format!("repos/{}/pulls/{number}/reviews", self.path);

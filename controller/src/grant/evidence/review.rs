@@ -91,6 +91,7 @@ pub fn judge(answered: &Answered, question: &Question<'_>) -> Result<Reviewed, R
         );
         return refuse(Reason::ApproverIsAgent, message);
     }
+    check_commits(answered, pull)?;
     let reviewed = weigh(answered, pull, question);
     let shown = seen(answered, pull, (&pull.head, question)) == Some(Seen::Brought);
     if reviewed.approvals.is_empty() && !shown && pull.merge_commit.as_ref() != Some(&question.introduced.commit) {
@@ -124,6 +125,20 @@ fn check_merge(answered: &Answered, pull: &Pull, question: &Question<'_>) -> Res
         Reason::WrongBase,
         format!("{} was merged as another commit than {commit}", pull.url),
     )
+}
+
+/// What was merged is what the forge lists: it learns of a push beside the push, and a request that is merged before
+/// that joins commits whose authors it doesn't name.
+fn check_commits(answered: &Answered, pull: &Pull) -> Result<(), Refused> {
+    let forwarded = pull.merge_commit.as_ref().is_some_and(|it| pull.commits.contains(it));
+    let joined = &answered.inspected.joined;
+    match joined.iter().find(|commit| !pull.commits.contains(*commit)) {
+        Some(commit) if !forwarded => refuse(
+            Reason::EvidenceUnverifiable,
+            format!("{} joined commit {}, which the forge doesn't list", pull.url, short(commit)),
+        ),
+        _ => Ok(()),
+    }
 }
 
 /// What a reviewer of a head was shown of the binding.
@@ -200,6 +215,15 @@ fn not_of_this(
     (review, question): (&crate::forge::Review, &Question<'_>),
 ) -> Option<(Reason, String)> {
     let (login, commit) = (&review.user.login, short(&review.commit));
+    let replaced = || {
+        Some((
+            Reason::StaleApproval,
+            format!("{login} approved {commit}, which isn't part of the pull request any more"),
+        ))
+    };
+    if !pull.commits.contains(&review.commit) {
+        return replaced();
+    }
     match seen(answered, pull, (&review.commit, question)) {
         Some(Seen::Brought) => None,
         Some(Seen::Other) => Some((
@@ -210,10 +234,7 @@ fn not_of_this(
             Reason::ChangedAfterReview,
             format!("{login} approved {commit}, which had the binding from before and didn't bring it"),
         )),
-        None => Some((
-            Reason::StaleApproval,
-            format!("{login} approved {commit}, which isn't part of the pull request any more"),
-        )),
+        None => replaced(),
     }
 }
 

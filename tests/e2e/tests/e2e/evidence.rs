@@ -173,7 +173,8 @@ async fn who_had_a_part_in_it_approves_nothing() -> Result<()> {
     desk.ask_for("a", &["GET"])?;
     let number = desk.repository.open(&desk.alice, "a").await?;
     desk.repository.write("why.md", "because")?;
-    desk.repository.push_as(&desk.bob, "a", "Say why")?;
+    let why = desk.repository.push_as(&desk.bob, "a", "Say why")?;
+    desk.repository.listed(number, &why).await?;
     desk.repository.approve(&desk.bob, number).await?;
     desk.repository.merge(&desk.bob, number, "merge").await?;
     desk.says("a", "SelfApproval").await?;
@@ -187,7 +188,8 @@ async fn what_changed_after_the_review_grants_nothing_and_an_approval_of_it_does
     let number = desk.repository.open(&desk.alice, "a").await?;
     desk.repository.approve(&desk.bob, number).await?;
     desk.write("a", &["GET", "DELETE"])?;
-    desk.repository.push_as(&desk.alice, "a", "And more")?;
+    let more = desk.repository.push_as(&desk.alice, "a", "And more")?;
+    desk.repository.listed(number, &more).await?;
     desk.repository.merge(&desk.bob, number, "squash").await?;
     desk.says("a", "ChangedAfterReview").await?;
 

@@ -93,6 +93,7 @@ impl World {
         };
         let inspected = Inspected {
             heads: BTreeMap::from([(HEAD.to_owned(), head)]),
+            ..Inspected::default()
         };
         let answered = Answered {
             names: BTreeSet::from(["b".to_owned()]),

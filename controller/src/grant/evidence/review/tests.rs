@@ -63,12 +63,13 @@ impl World {
             base_repository: 12,
             author: user("Alice"),
             merger: Some(user("Carol")),
-            commits: BTreeSet::new(),
+            commits: BTreeSet::from([HEAD.to_owned(), "older".to_owned()]),
             committers: BTreeSet::from(["alice".to_owned(), "dave".to_owned()]),
             reviews: vec![says("Bob", Judgement::Approved, HEAD)],
         };
         let inspected = Inspected {
             heads: BTreeMap::from([(HEAD.to_owned(), head(&["GET", "PUT"]))]),
+                joined: vec![HEAD.to_owned()],
         };
         Self {
             answered: Answered {
@@ -223,6 +224,29 @@ fn stale_approval() {
         world.pull().reviews = vec![says("Bob", Judgement::Approved, "forced away")];
     });
     assert!(told.contains("isn't part of the pull request any more"), "{told}");
+}
+
+/// A forge learns of a push beside the push, and a merge doesn't wait for it.
+#[test]
+fn what_the_forge_does_not_list_is_not_reviewed() {
+    let told = refused(Reason::EvidenceUnverifiable, |world| {
+        world.answered.inspected.joined = vec!["unseenunseenunseen".to_owned()];
+    });
+    assert!(told.contains("joined commit unseenunseen"), "{told}");
+    let mut forwarded = World::new();
+    forwarded.pull().commits.insert(MERGE.to_owned());
+    forwarded.answered.inspected.joined = vec!["an older tip of main".to_owned()];
+    assert!(forwarded.judge().is_ok(), "its last commit had itself merged the branch");
+    refused(Reason::StaleApproval, |world| {
+        // Squashed with a commit of Bob's, which he approved himself.
+        world.answered.inspected.joined.clear();
+        world.pull().reviews = vec![says("Bob", Judgement::Approved, "unseen")];
+        world
+            .answered
+            .inspected
+            .heads
+            .insert("unseen".to_owned(), head(&["GET"]));
+    });
 }
 
 #[test]
