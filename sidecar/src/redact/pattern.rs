@@ -1,6 +1,7 @@
 //! Pure: the live secrets of a route in every form an upstream may echo them, and what stands in their place.
 
 use std::fmt;
+use std::ops::Range;
 
 use bytes::{BufMut, BytesMut};
 
@@ -159,25 +160,32 @@ impl Patterns {
 
     /// A whole text with its secrets replaced, and how many there were; `None` if there were none.
     pub fn redact(&self, text: &[u8], width: Width) -> Option<(BytesMut, u64)> {
-        let redaction = self.redact_until(text, text.len(), width)?;
+        let redaction = self.redact_until(text, 0..text.len(), width)?;
         debug_assert_eq!(redaction.end, text.len());
         Some((redaction.text, redaction.count))
     }
 
-    /// Replaces the matches that begin before `limit`; `None` if there are none.
-    pub(super) fn redact_until(&self, text: &[u8], limit: usize, width: Width) -> Option<Redaction> {
+    /// Replaces the matches that begin before `span.end`, in what isn't replaced already: all from `span.start` on.
+    /// `None` if there are none. Matches that overlap are replaced as one, by what stands for the first: of the second,
+    /// all but a few bytes would be left.
+    pub(super) fn redact_until(&self, text: &[u8], span: Range<usize>, width: Width) -> Option<Redaction> {
+        let Range { start: covered, end: limit } = span;
         let mut found = self.find(text, 0, limit)?;
         let mut redaction = Redaction {
             text: BytesMut::with_capacity(limit),
-            end: 0,
+            end: covered,
             count: 0,
         };
         loop {
-            redaction.text.extend_from_slice(&text[redaction.end..found.start]);
-            self.write(&found, width, &mut redaction.text);
-            redaction.end = found.end;
-            redaction.count += 1;
-            match self.find(text, found.end, limit) {
+            if found.start >= redaction.end {
+                redaction.text.extend_from_slice(&text[redaction.end..found.start]);
+                self.write(&found, width, &mut redaction.text);
+                redaction.count += 1;
+            } else if width == Width::Kept {
+                fill(found.end.saturating_sub(redaction.end), &mut redaction.text);
+            }
+            redaction.end = redaction.end.max(found.end);
+            match self.find(text, found.start + 1, limit) {
                 Some(next) => found = next,
                 None => break,
             }
@@ -206,7 +214,7 @@ impl Patterns {
     }
 }
 
-/// A text up to a point that no match lies across.
+/// What stands for a text up to a point.
 pub(super) struct Redaction {
     pub(super) text: BytesMut,
     /// How much of the original this stands for: the limit, or the end of a match that lay across it.

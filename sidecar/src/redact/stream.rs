@@ -15,8 +15,10 @@ use super::pattern::{Patterns, Width};
 pub struct Redactor {
     patterns: Arc<Patterns>,
     width: Width,
-    /// Without a delimiter, at most L−1 bytes, of which none begins a match that is already whole.
+    /// Without a delimiter, at most L−1 bytes.
     held: Bytes,
+    /// How much of that was part of a match that began before it, and is replaced: another may begin there.
+    covered: usize,
     count: u64,
 }
 
@@ -27,6 +29,7 @@ impl Redactor {
             patterns,
             width,
             held: Bytes::new(),
+            covered: 0,
             count: 0,
         }
     }
@@ -43,14 +46,13 @@ impl Redactor {
                 chunk = joined;
             } else {
                 // Every match that begins in what was held ends within the overlap, and `point` lies beyond.
-                let done = self.release(&joined, held.len(), &mut released);
-                point = point.saturating_sub(done);
-                chunk = chunk.slice(done - held.len()..);
+                self.release(&joined, held.len(), &mut released);
+                point -= held.len();
             }
         }
-        let done = self.release(&chunk, point, &mut released);
+        self.release(&chunk, point, &mut released);
         // Copied, so that a few bytes don't keep the whole chunk alive.
-        self.held = Bytes::copy_from_slice(&chunk[done..]);
+        self.held = Bytes::copy_from_slice(&chunk[point..]);
         released
     }
 
@@ -94,19 +96,19 @@ impl Redactor {
         after_delimiter.map_or(by_position, |at| total - tail.len() + at + 1)
     }
 
-    /// Releases `data` up to `point`, or up to the end of a match that lies across it; returns where.
-    fn release(&mut self, data: &Bytes, point: usize, released: &mut Vec<Bytes>) -> usize {
-        let (piece, end) = match self.patterns.redact_until(data, point, self.width) {
+    /// Releases what stands for `data` up to `point`, and for the rest of a match that lies across it.
+    fn release(&mut self, data: &Bytes, point: usize, released: &mut Vec<Bytes>) {
+        let (piece, end) = match self.patterns.redact_until(data, self.covered..point, self.width) {
             Some(redaction) => {
                 self.count += redaction.count;
                 (redaction.text.freeze(), redaction.end)
             }
-            None => (data.slice(..point), point),
+            None => (data.slice(self.covered.min(point)..point), self.covered.max(point)),
         };
+        self.covered = end - point;
         if !piece.is_empty() {
             released.push(piece);
         }
-        end
     }
 
     /// Bytes after a match's first byte that belong to it, at most.

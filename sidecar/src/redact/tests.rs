@@ -53,18 +53,19 @@ fn cut<'a>(text: &'a [u8], points: &[usize]) -> Vec<&'a [u8]> {
     points.windows(2).map(|pair| &text[pair[0]..pair[1]]).collect()
 }
 
-/// Leftmost-longest by trying every pattern at every position: where each match begins and ends.
-fn search_slowly(forms: &[Vec<u8>], text: &[u8]) -> Vec<(usize, usize)> {
-    let mut found = Vec::new();
-    let mut at = 0;
-    while at < text.len() {
-        let longest = forms
-            .iter()
-            .filter(|form| text[at..].starts_with(form))
-            .map(Vec::len)
-            .max();
-        found.extend(longest.map(|length| (at, at + length)));
-        at += longest.unwrap_or(1);
+/// The longest at each position, by trying every pattern there; of those that overlap, where the first begins, where
+/// it ends, and where the last ends.
+fn search_slowly(forms: &[Vec<u8>], text: &[u8]) -> Vec<(usize, usize, usize)> {
+    let mut found: Vec<(usize, usize, usize)> = Vec::new();
+    for at in 0..text.len() {
+        let here = forms.iter().filter(|form| text[at..].starts_with(form));
+        let Some(end) = here.map(|form| at + form.len()).max() else {
+            continue;
+        };
+        match found.last_mut() {
+            Some((_, _, last)) if at < *last => *last = end.max(*last),
+            _ => found.push((at, end, end)),
+        }
     }
     found
 }
@@ -144,6 +145,30 @@ fn base64_is_found_at_every_alignment() {
                     assert_eq!(count, 1, "{text}");
                     assert_eq!(redacted.len(), encoded.len(), "{text}");
                 }
+            }
+        }
+    }
+}
+
+/// Replaced one after the other, the second would keep all but the bytes that they share.
+#[test]
+fn of_secrets_that_overlap_nothing_is_left() {
+    let (one, other) = ("fake-value-that-ends-in-fake", "fake-value-of-another");
+    let patterns = patterns(&[one, other]);
+    let text = format!("<{one}-value-of-another>");
+    for width in [Width::Free, Width::Kept] {
+        for point in 0..=text.len() {
+            let (left, right) = text.split_at(point);
+            let mut redactor = Redactor::new(Arc::clone(&patterns), width);
+            let mut given = redactor.push(Bytes::copy_from_slice(left.as_bytes())).concat();
+            given.extend(redactor.push(Bytes::copy_from_slice(right.as_bytes())).concat());
+            let (rest, count) = redactor.finish();
+            given.extend(rest);
+            let given = String::from_utf8(given).unwrap();
+            assert_eq!(count, 1, "{given}");
+            match width {
+                Width::Free => assert_eq!(given, format!("<{STUB}>")),
+                Width::Kept => assert!(given.len() == text.len() && !given.contains("value"), "{given}"),
             }
         }
     }
@@ -320,10 +345,10 @@ proptest! {
         let found = search_slowly(&forms, &text);
         let mut expected = Vec::new();
         let mut at = 0;
-        for (start, end) in &found {
+        for (start, end, last) in &found {
             expected.extend_from_slice(&text[at..*start]);
             expected.extend_from_slice(&patterns.redact(&text[*start..*end], Width::Free).unwrap().0);
-            at = *end;
+            at = *last;
         }
         expected.extend_from_slice(&text[at..]);
         let chunks = if single { text.chunks(1).collect() } else { cut(&text, &points) };
