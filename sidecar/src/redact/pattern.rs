@@ -169,7 +169,10 @@ impl Patterns {
     /// `None` if there are none. Matches that overlap are replaced as one, by what stands for the first: of the second,
     /// all but a few bytes would be left.
     pub(super) fn redact_until(&self, text: &[u8], span: Range<usize>, width: Width) -> Option<Redaction> {
-        let Range { start: covered, end: limit } = span;
+        let Range {
+            start: covered,
+            end: limit,
+        } = span;
         let mut found = self.find(text, 0, limit)?;
         let mut redaction = Redaction {
             text: BytesMut::with_capacity(limit),

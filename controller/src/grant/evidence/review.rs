@@ -135,7 +135,11 @@ fn check_commits(answered: &Answered, pull: &Pull) -> Result<(), Refused> {
     match joined.iter().find(|commit| !pull.commits.contains(*commit)) {
         Some(commit) if !forwarded => refuse(
             Reason::EvidenceUnverifiable,
-            format!("{} joined commit {}, which the forge doesn't list", pull.url, short(commit)),
+            format!(
+                "{} joined commit {}, which the forge doesn't list",
+                pull.url,
+                short(commit)
+            ),
         ),
         _ => Ok(()),
     }

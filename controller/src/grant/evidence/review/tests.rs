@@ -69,7 +69,7 @@ impl World {
         };
         let inspected = Inspected {
             heads: BTreeMap::from([(HEAD.to_owned(), head(&["GET", "PUT"]))]),
-                joined: vec![HEAD.to_owned()],
+            joined: vec![HEAD.to_owned()],
         };
         Self {
             answered: Answered {
@@ -236,7 +236,10 @@ fn what_the_forge_does_not_list_is_not_reviewed() {
     let mut forwarded = World::new();
     forwarded.pull().commits.insert(MERGE.to_owned());
     forwarded.answered.inspected.joined = vec!["an older tip of main".to_owned()];
-    assert!(forwarded.judge().is_ok(), "its last commit had itself merged the branch");
+    assert!(
+        forwarded.judge().is_ok(),
+        "its last commit had itself merged the branch"
+    );
     refused(Reason::StaleApproval, |world| {
         // Squashed with a commit of Bob's, which he approved himself.
         world.answered.inspected.joined.clear();
