@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http::header::{AUTHORIZATION, HOST};
-use http::{HeaderMap, HeaderName, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use ipnet::IpNet;
 
 use self::place::{Held, Sought};
@@ -75,6 +75,17 @@ pub struct Allowed {
     pub addresses: Vec<IpNet>,
     /// The credential for which the answer's tokens become stubs, on a token endpoint.
     pub mints_for: Option<Arc<str>>,
+    /// Headers that the agent has no say in: of the matching routes.
+    pub headers: OwnHeaders,
+}
+
+/// Headers of a request that are the sidecar's own.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct OwnHeaders {
+    /// Prefixes of those that are dropped.
+    pub drop_prefixes: Vec<Arc<str>>,
+    /// What is set, in place of what the agent sent; each name once.
+    pub set: Vec<(HeaderName, HeaderValue)>,
 }
 
 /// What a request of git may do.
@@ -305,7 +316,25 @@ fn allow(
             .iter()
             .flat_map(|route| route.addresses.iter().copied())
             .collect(),
+        headers: own_headers(matching),
     }
+}
+
+/// Of two routes that set one header the more specific one's word counts.
+fn own_headers(matching: &[&CompiledRoute]) -> OwnHeaders {
+    let mut own = OwnHeaders::default();
+    for route in matching {
+        let prefixes = route.headers.drop_prefixes.iter();
+        own.drop_prefixes.extend(prefixes.map(Arc::clone));
+        for (name, value) in &route.headers.set {
+            if !own.set.iter().any(|(known, _)| known == name) {
+                own.set.push((name.clone(), value.clone()));
+            }
+        }
+    }
+    own.drop_prefixes.sort_unstable();
+    own.drop_prefixes.dedup();
+    own
 }
 
 /// A `Host` that names another place than the connection leads to is refused, and so are two (rows 3, 4).

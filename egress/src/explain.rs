@@ -137,6 +137,12 @@ impl fmt::Display for Explanation {
                 for grant in &allowed.grants {
                     writeln!(formatter, "  with {} by {}", grant.credential(), grant.route())?;
                 }
+                for prefix in &allowed.headers.drop_prefixes {
+                    writeln!(formatter, "  without the agent's {prefix}*")?;
+                }
+                for (name, _) in &allowed.headers.set {
+                    writeln!(formatter, "  with the sidecar's own {name}")?;
+                }
             }
             Err(denial) => writeln!(
                 formatter,

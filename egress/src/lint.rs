@@ -13,6 +13,8 @@ mod aws;
 
 mod endpoints;
 
+mod headers;
+
 mod overlap;
 
 mod secret;
@@ -64,6 +66,8 @@ pub enum Rule {
     Git,
     /// A header that can't carry a credential: hop-by-hop, framing, routing, cookies (rows 18, 20, 22).
     Header,
+    /// `headers` that the sidecar can't own, or without requests that are seen.
+    Headers,
     /// A host that can't be parsed, or is a metadata service (rows 7-10, 12).
     Host,
     /// Only one of `credential` and `inject`.
@@ -308,6 +312,7 @@ impl Rule {
             Self::Form => "form",
             Self::Git => "git",
             Self::Header => "header",
+            Self::Headers => "headers",
             Self::Host => "host",
             Self::Inject => "inject",
             Self::Method => "method",

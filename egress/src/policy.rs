@@ -1,6 +1,8 @@
 //! The closed grammar: a file for a sidecar that stands alone, JSON over the control stream. Names and spelling are
 //! those of CredentialBinding (`crds/src/binding.rs`), whose routes are compiled into this.
 
+use std::collections::BTreeMap;
+
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -201,6 +203,23 @@ pub struct Route {
     /// Certificates in PEM that the host is verified with here, in place of all others (row 43).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca: Option<String>,
+
+    /// Headers that the agent has no say in.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub headers: Headers,
+}
+
+/// Headers of a route's requests that are the sidecar's own: what the agent sends of them is dropped.
+#[derive(Clone, Debug, Default, Deserialize, Eq, Hash, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Headers {
+    /// Prefixes of names, in small letters, such as `x-litellm-`: these never leave as the agent sent them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub drop_prefixes: Vec<String>,
+
+    /// Names and what they say, in place of what the agent sent. Nothing secret.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub set: BTreeMap<String, String>,
 }
 
 /// A route's part in an OAuth 2.0 flow that the agent runs with the stub of a client's secret.

@@ -51,6 +51,13 @@ routes:
     methods: [GET]
     credential: MAPS_KEY
     inject: {query: {name: key}}
+  - name: llm
+    host: llm.example.com
+    headers: {dropPrefixes: [x-litellm-], set: {x-litellm-session-id: uid}}
+  - name: llm-messages
+    host: llm.example.com
+    paths: [/v1/messages]
+    headers: {dropPrefixes: [x-litellm-], set: {x-litellm-session-id: narrow}}
   - {name: pages, host: pages.example.com}
   - {name: plain, host: plain.example.com, tls: Plain}
   - {name: pinned, host: pinned.example.com, tls: Passthrough, addresses: [10.1.0.0/16]}
@@ -167,6 +174,26 @@ fn a_stub_in_its_form_is_granted_for_that_host() {
         allowed.redact.iter().map(AsRef::as_ref).collect::<Vec<&str>>(),
         ["GITHUB_TOKEN"]
     );
+}
+
+#[test]
+fn headers_of_the_sidecars_own_are_those_of_the_matching_routes() {
+    let own = |path: &str| {
+        let headers = ask("POST", &format!("https://llm.example.com{path}")).allowed().headers;
+        let set = headers
+            .set
+            .iter()
+            .map(|(name, value)| format!("{name}={}", value.to_str().expect("text")));
+        (headers.drop_prefixes.len(), set.collect::<Vec<String>>())
+    };
+    assert_eq!(own("/v1/models"), (1, vec!["x-litellm-session-id=uid".to_owned()]));
+    assert_eq!(
+        own("/v1/messages"),
+        (1, vec!["x-litellm-session-id=narrow".to_owned()]),
+        "the more specific route's word counts"
+    );
+    let headers = ask("GET", "https://pages.example.com/a").allowed().headers;
+    assert!(headers.drop_prefixes.is_empty() && headers.set.is_empty());
 }
 
 #[test]

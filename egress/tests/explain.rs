@@ -20,6 +20,7 @@ routes:
   - {name: git, host: github.com, git: {repos: [o/r]}}
   - {name: admin, host: api.github.com, ports: [8443]}
   - {name: sites, host: "*.example.com"}
+  - {name: llm, host: llm.example.org, headers: {dropPrefixes: [x-litellm-], set: {x-litellm-session-id: uid}}}
 "#;
 
 fn explain(method: &str, authority: &str, target: &str, authorization: Option<&str>) -> String {
@@ -59,6 +60,19 @@ fn an_allowed_request_names_the_route_that_decides() {
     - git: fails on host, wants github.com
     - admin: fails on port, wants 8443
     - sites: fails on host, wants *.example.com
+    - llm: fails on host, wants llm.example.org
+    ");
+}
+
+#[test]
+fn an_allowed_request_names_the_headers_that_are_not_the_agents() {
+    let text = explain("POST", "llm.example.org:443", "/v1/messages", None);
+    let head: Vec<&str> = text.lines().take(4).collect();
+    insta::assert_snapshot!(head.join("\n"), @r"
+    POST llm.example.org:443/v1/messages
+    allowed by llm
+      without the agent's x-litellm-*
+      with the sidecar's own x-litellm-session-id
     ");
 }
 
@@ -72,6 +86,7 @@ fn a_denied_request_names_the_first_test_of_each_route() {
     - git: fails on host, wants github.com
     - admin: fails on port, wants 8443
     - sites: fails on host, wants *.example.com
+    - llm: fails on host, wants llm.example.org
     ");
     insta::assert_snapshot!(explain("POST", "github.com:443", "/o/r/git-receive-pack", None), @r"
     POST github.com:443/o/r/git-receive-pack
@@ -81,6 +96,7 @@ fn a_denied_request_names_the_first_test_of_each_route() {
     - git: fails on git, wants Read
     - admin: fails on host, wants api.github.com
     - sites: fails on host, wants *.example.com
+    - llm: fails on host, wants llm.example.org
     ");
 }
 
@@ -100,5 +116,6 @@ fn a_misplaced_stub_is_named_without_the_stub() {
     - git: fails on host, wants github.com
     - admin: fails on port, wants 8443
     - sites: fails on host, wants *.example.com
+    - llm: fails on host, wants llm.example.org
     ");
 }

@@ -445,6 +445,34 @@ fn tokens_are_minted_by_one_route_and_used_on_another() {
 }
 
 #[test]
+fn headers_are_kept_for_the_sidecar_where_they_are_nobody_elses() {
+    let table: &[(&str, &[Rule])] = &[
+        (
+            "headers: {dropPrefixes: [x-litellm-], set: {x-litellm-session-id: uid}}",
+            &[],
+        ),
+        ("headers: {dropPrefixes: [x-]}", &[Rule::Headers]),
+        ("headers: {dropPrefixes: [X-Litellm-]}", &[Rule::Headers]),
+        ("headers: {dropPrefixes: [x-litellm]}", &[Rule::Headers]),
+        ("headers: {dropPrefixes: [content-type-]}", &[Rule::Headers]),
+        ("headers: {set: {Host: other.example.com}}", &[Rule::Headers]),
+        ("headers: {set: {'a b': c}}", &[Rule::Headers]),
+        ("headers: {set: {Authorization: mine}}", &[Rule::Headers]),
+        ("headers: {set: {x-a: 'b c'}}", &[Rule::Headers]),
+        ("headers: {set: {x-a: ''}}", &[Rule::Headers]),
+    ];
+    for (rest, expected) in table {
+        let findings = lint(&policy(&[A], &[&with_a("r", rest)]));
+        assert_eq!(rules_of(&findings), *expected, "{rest}: {findings:?}");
+    }
+    let unseen = "{name: r, host: a.example.com, tls: Passthrough, headers: {set: {x-a: b}}}";
+    assert_eq!(rules_of(&lint(&policy(&[], &[unseen]))), [Rule::Headers]);
+    let differ = ["headers: {set: {x-a: b}}", "headers: {set: {x-a: c}}"];
+    let [one, two] = [with_a("one", differ[0]), with_a("two", differ[1])];
+    assert_eq!(rules_of(&lint(&policy(&[A], &[&one, &two]))), [Rule::Overlap]);
+}
+
+#[test]
 fn a_routes_own_certificates_are_certificates() {
     let pem = "-----BEGIN CERTIFICATE-----";
     let table: &[(String, &[Rule])] = &[

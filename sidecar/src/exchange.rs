@@ -210,6 +210,7 @@ impl Plan<'_> {
         let (mut head, body) = request.into_parts();
         let expect = expect::asked(&head.headers);
         headers::for_upstream(&mut head.headers, self.judged.upgrade, self.standing.credentialed);
+        headers::own(&mut head.headers, &self.judged.allowed.headers);
         git::for_upstream(&self.judged.allowed, &self.judged.target, &mut head.headers);
         let mut query = self.judged.target.query.as_ref().map(|query| Cow::from(query.as_str()));
         for grant in self.judged.allowed.grants.iter().filter(|grant| !tokens::is_of(grant)) {

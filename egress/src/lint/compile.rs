@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use http::HeaderName;
 
-use super::{RouteReport, Rule, aws, is_redacted};
+use super::{RouteReport, Rule, aws, headers, is_redacted};
 use crate::address::classify;
 use crate::pattern::{HostPattern, Methods, PathPattern, PatternError};
 use crate::policy::{BasicInjection, Credential, GitRoute, HeaderInjection, Injection, Route, Tls};
@@ -25,6 +25,7 @@ pub(super) fn route(
     check_addresses(report, route);
     check_tls(report, route);
     check_ca(report, route);
+    let headers = headers::compile(report, route);
     if let Some(git) = &route.git {
         check_git(report, git);
     }
@@ -45,6 +46,7 @@ pub(super) fn route(
         set_cookie: route.set_cookie,
         range: route.range,
         tokens: route.tokens,
+        headers: headers?,
     })
 }
 
@@ -216,7 +218,7 @@ fn split_form(form: &str) -> Option<(String, String)> {
 }
 
 /// Whether a header can carry a credential.
-fn may_carry(name: &str) -> bool {
+pub(super) fn may_carry(name: &str) -> bool {
     let prefixes = [
         "access-control-",
         "content-",

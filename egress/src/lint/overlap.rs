@@ -54,6 +54,7 @@ fn is_ambiguous((_, one, left): &Item<'_>, (_, two, right): &Item<'_>) -> bool {
             route.addresses.clone(),
             route.tokens,
             route.ca.clone(),
+            route.headers.clone(),
         )
     };
     let differ = limits(one) != limits(two) || left.git != right.git || surfaces_differ(one, two);

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use http::HeaderName;
+use http::{HeaderName, HeaderValue};
 use ipnet::IpNet;
 
 use crate::decide::{Request, Upgrade};
@@ -31,6 +31,14 @@ pub(crate) struct CompiledRoute {
     pub(crate) set_cookie: bool,
     pub(crate) range: bool,
     pub(crate) tokens: Option<Tokens>,
+    pub(crate) headers: HeaderRules,
+}
+
+/// Headers that are the sidecar's own, parsed.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct HeaderRules {
+    pub(crate) drop_prefixes: Vec<Arc<str>>,
+    pub(crate) set: Vec<(HeaderName, HeaderValue)>,
 }
 
 /// Which credential, where.

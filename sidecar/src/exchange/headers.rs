@@ -1,5 +1,6 @@
 //! Pure: headers that concern one leg are taken off before the other.
 
+use berth_egress::decide::OwnHeaders;
 use http::header::{ALT_SVC, CONNECTION, HeaderMap, HeaderName, HeaderValue, TE, TRAILER, UPGRADE};
 
 /// Of a request. Stripped first, exchanged afterwards: a `Connection` header can't take a credential off.
@@ -15,6 +16,18 @@ pub fn for_upstream(headers: &mut HeaderMap, upgrade: bool, credentialed: bool) 
     if credentialed {
         drop_those(headers, |name| OVERRIDES.contains(&name));
         crate::redact::request::prepare(headers);
+    }
+}
+
+/// Headers that the agent has no say in are taken off, then set.
+pub fn own(headers: &mut HeaderMap, own: &OwnHeaders) {
+    if !own.drop_prefixes.is_empty() {
+        drop_those(headers, |name| {
+            own.drop_prefixes.iter().any(|prefix| name.starts_with(&**prefix))
+        });
+    }
+    for (name, value) in &own.set {
+        headers.insert(name.clone(), value.clone());
     }
 }
 
@@ -121,6 +134,31 @@ mod tests {
         );
         for_upstream(&mut found, false, true);
         assert!(!found.contains_key("x-http-method-override"));
+    }
+
+    #[test]
+    fn what_is_the_sidecars_own_is_never_the_agents() {
+        let mut found = headers(&[
+            ("x-litellm-session-id", "another"),
+            ("x-litellm-tags", "free"),
+            ("x-litellm", "1"),
+            ("accept", "*/*"),
+        ]);
+        let session = (
+            HeaderName::from_static("x-litellm-session-id"),
+            HeaderValue::from_static("uid"),
+        );
+        own(
+            &mut found,
+            &OwnHeaders {
+                drop_prefixes: vec!["x-litellm-".into()],
+                set: vec![session],
+            },
+        );
+        assert_eq!(
+            found,
+            headers(&[("x-litellm", "1"), ("accept", "*/*"), ("x-litellm-session-id", "uid")])
+        );
     }
 
     #[test]
