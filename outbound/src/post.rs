@@ -1,12 +1,13 @@
-//! IO: one form, posted to one endpoint, and its answer read within bounds. No redirect is followed, no connection kept.
+//! IO: one request to one endpoint, and its answer read within bounds. No redirect is followed, no connection kept.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
     ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue, USER_AGENT,
 };
-use http::{HeaderMap, Request, StatusCode};
+use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -16,11 +17,28 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::dial::{DialError, Dialer, Target};
 use crate::endpoint::Endpoint;
+use crate::identity::Roots;
 
 /// Sends Secrets to endpoints.
 pub struct Caller {
     dialer: Dialer,
     networks: Vec<IpNet>,
+}
+
+/// A request.
+pub struct Ask<'a> {
+    /// Its method.
+    pub method: Method,
+    /// Where to.
+    pub endpoint: &'a Endpoint,
+    /// Who asks.
+    pub authorization: Option<HeaderValue>,
+    /// Media type and content.
+    pub content: Option<(&'static str, String)>,
+    /// Networks that the endpoint may be in although they aren't public.
+    pub networks: &'a [IpNet],
+    /// What the endpoint is verified with, in place of everything else.
+    pub roots: Option<Arc<Roots>>,
 }
 
 /// What came back.
@@ -83,19 +101,31 @@ impl Caller {
         authorization: Option<HeaderValue>,
         form: String,
     ) -> Result<Answer, PostError> {
-        let slow = |_elapsed| PostError::Slow { host: endpoint.host() };
-        timeout(TIME, self.exchange(endpoint, authorization, form))
-            .await
-            .map_err(slow)?
+        self.ask(Ask {
+            method: Method::POST,
+            endpoint,
+            authorization,
+            content: Some(("application/x-www-form-urlencoded", form)),
+            networks: &self.networks,
+            roots: None,
+        })
+        .await
     }
 
-    async fn exchange(
-        &self,
-        endpoint: &Endpoint,
-        authorization: Option<HeaderValue>,
-        form: String,
-    ) -> Result<Answer, PostError> {
-        let request = request(endpoint, authorization, form).map_err(|source| PostError::Request {
+    /// Asks, and reads what is answered.
+    pub async fn ask(&self, ask: Ask<'_>) -> Result<Answer, PostError> {
+        let host = ask.endpoint.host();
+        let slow = |_elapsed| PostError::Slow { host };
+        timeout(TIME, self.exchange(ask)).await.map_err(slow)?
+    }
+
+    async fn exchange(&self, ask: Ask<'_>) -> Result<Answer, PostError> {
+        let endpoint = ask.endpoint;
+        let target = Target {
+            roots: ask.roots.clone(),
+            ..Target::new(endpoint.authority.clone(), true, ask.networks.to_vec())
+        };
+        let request = request(ask).map_err(|source| PostError::Request {
             host: endpoint.host(),
             source,
         })?;
@@ -103,7 +133,6 @@ impl Caller {
             host: endpoint.host(),
             source,
         };
-        let target = Target::new(endpoint.authority.clone(), true, self.networks.clone());
         let leg = Box::pin(self.dialer.dial(&target)).await?.leg;
         let (mut sender, connection) = http1::Builder::new()
             .max_buf_size(HEAD_MAX)
@@ -125,27 +154,29 @@ impl Caller {
     }
 }
 
-fn request(
-    endpoint: &Endpoint,
-    authorization: Option<HeaderValue>,
-    form: String,
-) -> Result<Request<Full<Bytes>>, http::Error> {
-    let mut request = Request::post(endpoint.target())
-        .header(HOST, endpoint.host_header())
+fn request(ask: Ask<'_>) -> Result<Request<Full<Bytes>>, http::Error> {
+    let mut request = Request::builder()
+        .method(ask.method)
+        .uri(ask.endpoint.target())
+        .header(HOST, ask.endpoint.host_header())
         .header(USER_AGENT, "berth")
         .header(ACCEPT, "application/json")
-        .header(ACCEPT_ENCODING, "identity")
-        .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
-        .header(CONTENT_LENGTH, form.len());
-    if let Some(authorization) = authorization {
+        .header(ACCEPT_ENCODING, "identity");
+    if let Some(authorization) = ask.authorization {
         request = request.header(AUTHORIZATION, authorization);
     }
-    request.body(Full::new(Bytes::from(form)))
+    let Some((media, content)) = ask.content else {
+        return request.body(Full::default());
+    };
+    request
+        .header(CONTENT_TYPE, media)
+        .header(CONTENT_LENGTH, content.len())
+        .body(Full::new(Bytes::from(content)))
 }
 
 /// Of one request, from the name server to the last byte.
 pub const TIME: Duration = Duration::from_secs(20);
-/// Answers of token endpoints have a few KiB.
+/// Answers of token endpoints have a few KiB, a page of a gateway's hundred aliases 16.
 pub const BODY_MAX: usize = 64 << 10;
 /// Of a response's head; hyper's least is 8 KiB.
 const HEAD_MAX: usize = 32 << 10;
