@@ -124,7 +124,7 @@ pub struct CredentialSource {
     #[serde(default, rename = "githubApp", skip_serializing_if = "Option::is_none")]
     pub github_app: Option<GitHubApp>,
 
-    /// A virtual key of the pool's LiteLLM gateway, derived for each session.
+    /// A virtual key of a LiteLLM gateway, derived for each session.
     #[serde(default, rename = "liteLLMKey", skip_serializing_if = "Option::is_none")]
     pub lite_llm_key: Option<LiteLLMKey>,
 
@@ -186,7 +186,7 @@ pub struct LiteLLMKey {
     #[schemars(schema_with = "schema::dns_name")]
     pub gateway: String,
 
-    /// Models that the key may use.
+    /// Models that the key may use; all that the gateway has when left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::models")]
     pub models: Vec<String>,

@@ -156,6 +156,12 @@ named! {
         PolicyReady,
         /// A token endpoint gives no token; the message says why.
         TokenRefused,
+        /// A model gateway gives the session no key; the message says why.
+        GatewayRefused,
+        /// The install's configuration has no model gateway of this name.
+        GatewayUnknown,
+        /// A model gateway can't be asked for the session's key; the message says why.
+        GatewayUnreachable,
         /// A refresh token that was rotated couldn't be written back.
         WriteBackFailed,
         /// It was revoked by annotation, or is being deleted.

@@ -176,6 +176,11 @@ pub struct SourceSet {
     #[serde(default, rename = "clientIDs", skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::client_ids")]
     pub client_ids: Vec<String>,
+
+    /// LiteLLM gateways whose keys, by their names in the install's configuration.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::gateways")]
+    pub gateways: Vec<String>,
 }
 
 /// What a binding must prove.

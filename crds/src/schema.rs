@@ -277,6 +277,7 @@ schemas! {
     secret_keys => list(&text(r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[-._a-zA-Z0-9*]+$", 507), 0, 64);
     stub_prefix => text("^[A-Za-z0-9_-]+$", 32);
     ids => list(&json_schema!({"type": "integer", "format": "int64", "minimum": 1}), 0, 64);
+    gateways => list(&text(DNS_NAME, 253), 0, 16);
     client_ids => list(&json_schema!({"type": "string", "minLength": 1, "maxLength": 256}), 0, 64);
 }
 

@@ -234,6 +234,10 @@ fn covers_source(set: Option<&SourceSet>, source: &CredentialSource) -> bool {
             .as_ref()
             .map(|client| set.client_ids.contains(&client.client_id)),
         source
+            .lite_llm_key
+            .as_ref()
+            .map(|key| set.gateways.contains(&key.gateway)),
+        source
             .aws_sig_v4
             .as_ref()
             .map(|_| keys_of(source).into_iter().all(secret)),
