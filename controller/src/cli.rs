@@ -113,6 +113,9 @@ pub struct Run {
     /// File that describes the forges whose word counts as evidence (JSON; the chart writes it).
     #[arg(long, env = "BERTH_FORGES")]
     pub forges: Option<PathBuf>,
+    /// File that describes the model gateways that sessions get keys of (JSON; the chart writes it).
+    #[arg(long, env = "BERTH_GATEWAYS")]
+    pub gateways: Option<PathBuf>,
     /// File with people's SSH keys, in the format of allowed signers (ssh-keygen(1)).
     #[arg(long, env = "BERTH_SIGNERS")]
     pub signers: Option<PathBuf>,

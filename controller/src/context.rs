@@ -12,6 +12,7 @@ use crate::control::registry::Registry;
 use crate::control::session_link::SessionsOnPods;
 use crate::control::tls::Material;
 use crate::events::Events;
+use crate::gateway::keys::Keys;
 use crate::git::reconcile::Sources;
 use crate::grant::evidence::ask::Evidence;
 use crate::grant::github::GitHub;
@@ -72,6 +73,8 @@ pub struct Context {
     pub evidence: Evidence,
     /// Tokens of OAuth 2.0 clients.
     pub oauth2: OAuth2,
+    /// Keys of model gateways.
+    pub gateway_keys: Keys,
     /// Key of this install.
     pub install_key: InstallKey,
     /// Uses of credentials for Postgres.

@@ -35,6 +35,8 @@ use crate::control::session_link::SessionsOnPods;
 use crate::control::tls::{self, Material};
 use crate::events::{self, Events};
 use crate::forge::config::Forges;
+use crate::gateway::config::Gateways;
+use crate::gateway::keys::Keys;
 use crate::git::reconcile::Sources;
 use crate::grant::evidence::ask::Evidence;
 use crate::grant::github::GitHub;
@@ -52,7 +54,7 @@ use crate::store::writer::ProjectionWriter;
 use crate::watch::{Caches, Name, Queues};
 use crate::work::Pokes;
 use crate::written::Written;
-use crate::{git, grant, http, pool, session, store, work};
+use crate::{gateway, git, grant, http, pool, session, store, work};
 
 /// Runs until SIGTERM or the loss of the Lease.
 pub async fn run(args: Run) -> anyhow::Result<()> {
@@ -212,6 +214,7 @@ impl Replica {
             install_key: material.borrow().install_key.clone(),
             evidence: self.evidence()?,
             oauth2: self.oauth2()?,
+            gateway_keys: self.gateway_keys()?,
             uses: UseWriter::new(self.leadership.epoch(), self.database.is_some()),
             given_back: GivenBack::default(),
             projection: ProjectionWriter::default(),
@@ -227,6 +230,10 @@ impl Replica {
         self.record(&context, event_queue);
         self.tracker.spawn(events::write(self.client.clone(), event_log));
         self.work(&context);
+        if !context.gateway_keys.gateways.all().is_empty() {
+            let swept = gateway::sweep::keep(Arc::clone(&context), self.cancel.clone());
+            self.tracker.spawn(swept);
+        }
         poke_all(&context);
         self.tracker
             .spawn(bring_bundles(Arc::clone(&context), material, self.cancel.clone()));
@@ -246,15 +253,27 @@ impl Replica {
     }
 
     fn oauth2(&self) -> anyhow::Result<OAuth2> {
+        let tls = UpstreamTls::new(&self.args.token_ca).context("failed to read the token endpoints' certificates")?;
+        let caller = Caller::new(self.dialer(tls)?, self.args.token_networks.clone());
+        Ok(OAuth2::new(caller))
+    }
+
+    fn gateway_keys(&self) -> anyhow::Result<Keys> {
+        let gateways = self.args.gateways.as_deref().map(Gateways::load).transpose()?;
+        let tls = UpstreamTls::new(&[]).context("failed to configure TLS")?;
+        let caller = Caller::new(self.dialer(tls)?, Vec::new());
+        Ok(Keys::new(gateways.unwrap_or_default(), caller))
+    }
+
+    /// For what Secrets are sent to.
+    fn dialer(&self, tls: UpstreamTls) -> anyhow::Result<Dialer> {
         let cluster = self.args.cluster_cidrs.iter().map(|network| network.parse());
         let vetting = Vetting {
             cluster: cluster.collect::<Result<_, _>>().context("BERTH_CLUSTER_CIDRS")?,
             own: Vec::new(),
         };
         let resolver = Resolver::new(HashMap::new(), vetting).context("failed to read the name servers")?;
-        let tls = UpstreamTls::new(&self.args.token_ca).context("failed to read the token endpoints' certificates")?;
-        let caller = Caller::new(Dialer::new(resolver, tls), self.args.token_networks.clone());
-        Ok(OAuth2::new(caller))
+        Ok(Dialer::new(resolver, tls))
     }
 
     fn settings(&self) -> Settings {

@@ -17,6 +17,7 @@ use super::select::{listed, may_meet, session_may};
 use super::tip::Standing;
 use super::vet::vet;
 use crate::forge::config::Place;
+use crate::gateway::config::Gateways;
 
 /// Everything that a namespace's grants depend on.
 pub struct Facts<'a> {
@@ -38,6 +39,8 @@ pub struct Facts<'a> {
     pub sessions: &'a [SessionFacts],
     /// Host of the GitHub API.
     pub github_host: &'a str,
+    /// The install's model gateways.
+    pub gateways: &'a Gateways,
     /// Labels of the namespace; `None` while they aren't known.
     pub labels: Option<&'a BTreeMap<String, String>>,
     /// What evidence is judged by.
@@ -213,12 +216,7 @@ fn active(facts: &Facts<'_>, approval: &Approval<'_>, binding: &CredentialBindin
         check_duration(facts, require, binding)?;
     }
     let keys = keys_of(&binding.spec.credential.source);
-    if keys.is_empty() {
-        return Err(refused(
-            Reason::NotImplemented,
-            "spec.credential.source.liteLLMKey is not implemented in this release",
-        ));
-    }
+    let gateway = offered::gateway(facts, binding)?;
     let offers: Vec<(&KeyRef, &Offered)> = keys
         .into_iter()
         .map(|key| Ok((key, offered::offered(facts, key)?)))
@@ -237,6 +235,7 @@ fn active(facts: &Facts<'_>, approval: &Approval<'_>, binding: &CredentialBindin
     }
     permitted.routes.retain(|route| {
         let refusal = offered::not_offered(&offers, &route.host);
+        let refusal = refusal.or_else(|| offered::not_the_gateway(gateway?, route));
         let is_offered = refusal.is_none();
         permitted.narrowed.extend(refusal);
         is_offered

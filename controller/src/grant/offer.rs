@@ -60,6 +60,8 @@ pub enum ValueSource {
     Certificate(KeyRef),
     /// A token that was minted for this binding.
     Minted(String),
+    /// The session's own key of a gateway, by this binding.
+    GatewayKey(String),
 }
 
 /// Key of this install; stubs and seals are derived from it.
@@ -169,13 +171,13 @@ fn letters_of(key: &InstallKey, uid: &str, name: &str, count: usize) -> String {
     letters.take(count).map(|letter| char::from(*letter)).collect()
 }
 
-/// What a session's sidecar is to hold. `minted` says until when the token of a binding lasts, `sources` what Berth reads
-/// from git, in whatever namespace.
+/// What a session's sidecar is to hold. `minted` says until when the token of a binding lasts, or the session's key of it;
+/// `sources` what Berth reads from git, in whatever namespace.
 pub fn offer(
     grants: &[SessionGrant],
     bindings: &[&CredentialBinding],
     egress: &[EgressRoute],
-    stubs: &BTreeMap<String, String>,
+    (session_uid, stubs): (&str, &BTreeMap<String, String>),
     minted: &BTreeMap<String, Timestamp>,
     sources: &[Arc<GitSource>],
 ) -> Offer {
@@ -195,9 +197,11 @@ pub fn offer(
         let secret_stub = stubs.get(&environment::aws_secret_name(&credential.name));
         let aws = credential.source.aws_sig_v4.as_ref();
         let routes = active.permitted.routes.iter();
-        let routes: Vec<policy::Route> = routes
-            .map(|route| granted(&grant.binding, credential, route, sources))
-            .collect();
+        let routes = routes.map(|route| policy::Route {
+            headers: own_headers(credential, session_uid),
+            ..granted(&grant.binding, credential, route, sources)
+        });
+        let routes: Vec<policy::Route> = routes.collect();
         let drain = binding.spec.revoke.as_ref().and_then(|revoke| revoke.drain);
         if let Some(seconds) = drain.and_then(|drain| u32::try_from(Duration::from(drain).as_secs()).ok()) {
             offer
@@ -245,8 +249,12 @@ fn value_of(
         (None, None) => {
             let ends = minted.get(&grant.binding)?;
             let expires = active.expires.map_or(*ends, |expires| expires.min(*ends));
-            let value = ValueSource::Minted(grant.binding.clone());
-            return Some((value, ends.to_string(), Some(expires)));
+            let binding = grant.binding.clone();
+            // A key lasts as its session does: only its end moves.
+            if source.lite_llm_key.is_some() {
+                return Some((ValueSource::GatewayKey(binding), String::new(), Some(expires)));
+            }
+            return Some((ValueSource::Minted(binding), ends.to_string(), Some(expires)));
         }
     };
     Some((value, active.version.clone(), active.expires))
@@ -332,6 +340,18 @@ pub fn granted(
     }
 }
 
+/// LiteLLM books a request on the session that a header names, and takes settings from others: what an agent sends of
+/// them is dropped.
+fn own_headers(credential: &berth_crds::Credential, session_uid: &str) -> policy::Headers {
+    if credential.source.lite_llm_key.is_none() {
+        return policy::Headers::default();
+    }
+    policy::Headers {
+        drop_prefixes: vec![LITELLM.to_owned()],
+        set: [(format!("{LITELLM}session-id"), session_uid.to_owned())].into(),
+    }
+}
+
 /// A host that the pool opens without a credential.
 fn open(route: &EgressRoute) -> policy::Route {
     policy::Route {
@@ -395,6 +415,8 @@ fn networks(networks: &[String]) -> Vec<ipnet::IpNet> {
     networks.iter().filter_map(|network| network.parse().ok()).collect()
 }
 
+/// LiteLLM's own headers (litellm/proxy/litellm_pre_call_utils.py).
+const LITELLM: &str = "x-litellm-";
 /// 160 bits.
 const STUB_LETTERS: usize = 32;
 /// Whatever shape is asked for: 80 bits, and longer than what text repeats by chance.

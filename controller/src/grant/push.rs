@@ -15,6 +15,7 @@ use super::offer::{Credential, Offer, ValueSource};
 use super::secrets::{self, ValueError};
 use crate::context::Context;
 use crate::control::session_link::Link;
+use crate::gateway::run::Held;
 use crate::session::snapshot::Granted;
 use crate::telemetry::chain;
 
@@ -35,6 +36,7 @@ pub struct Values<'a> {
     client: &'a Client,
     namespace: &'a str,
     tokens: &'a BTreeMap<String, Token>,
+    keys: &'a Held,
     read: BTreeMap<String, Content>,
     certificates: BTreeMap<String, SecretSlice<u8>>,
     /// How long certificates last.
@@ -43,10 +45,15 @@ pub struct Values<'a> {
 }
 
 impl<'a> Values<'a> {
-    /// Nothing is read yet; `tokens` are those that were minted, by binding.
-    pub fn new(client: &'a Client, namespace: &'a str, tokens: &'a BTreeMap<String, Token>, now: Timestamp) -> Self {
+    /// Nothing is read yet; `tokens` are those that were minted, by binding, `keys` those of gateways.
+    pub fn new(
+        (client, namespace): (&'a Client, &'a str),
+        (tokens, keys): (&'a BTreeMap<String, Token>, &'a Held),
+        now: Timestamp,
+    ) -> Self {
         Self {
             now,
+            keys,
             ends: BTreeMap::new(),
             client,
             namespace,
@@ -56,9 +63,16 @@ impl<'a> Values<'a> {
         }
     }
 
-    /// Tokens that were minted, by binding.
-    pub fn tokens(&self) -> &BTreeMap<String, Token> {
-        self.tokens
+    /// Until when what was minted lasts, by binding: tokens for all sessions, keys of gateways for this one.
+    pub fn minted(&self, session_uid: &str) -> BTreeMap<String, Timestamp> {
+        let tokens = self
+            .tokens
+            .iter()
+            .map(|(binding, token)| (binding.clone(), token.expires));
+        let keys = self.keys.get(session_uid).into_iter().flatten();
+        tokens
+            .chain(keys.map(|(binding, key)| (binding.clone(), key.ends)))
+            .collect()
     }
 
     /// How long a certificate lasts that was read, with its `name/key`.
@@ -70,9 +84,13 @@ impl<'a> Values<'a> {
         self.ends.get(&at).map(|left| (at, *left))
     }
 
-    /// The value itself, from where it comes; none for a token that isn't there. With an error comes the Secret's
-    /// `name/key`.
-    async fn read(&mut self, source: &ValueSource) -> Result<Option<Material>, (String, ValueError)> {
+    /// The value itself, for this session, from where it comes; none for one that isn't minted. With an error comes the
+    /// Secret's `name/key`.
+    async fn read(
+        &mut self,
+        source: &ValueSource,
+        session_uid: &str,
+    ) -> Result<Option<Material>, (String, ValueError)> {
         match source {
             ValueSource::Secret(key, hosts) => {
                 let content = self.content(key).await?;
@@ -84,6 +102,10 @@ impl<'a> Values<'a> {
             ValueSource::Minted(binding) => {
                 let token = self.tokens.get(binding);
                 Ok(token.map(|token| Material::of(token.value.expose_secret().as_bytes().to_vec())))
+            }
+            ValueSource::GatewayKey(binding) => {
+                let key = self.keys.get(session_uid).and_then(|keys| keys.get(binding));
+                Ok(key.map(|key| Material::of(key.value.expose_secret().as_bytes().to_vec())))
             }
         }
     }
@@ -217,7 +239,7 @@ async fn grant(
     };
     let mut values = Vec::new();
     for credential in &offer.credentials {
-        match known.read(&credential.value).await {
+        match known.read(&credential.value, &link.session_uid).await {
             Ok(Some(material)) => {
                 let left = known.left(&credential.value);
                 pushed.ends.extend(left.clone());

@@ -22,6 +22,7 @@ use super::{oauth2, offer, push, secrets, status, tip};
 use crate::answer;
 use crate::context::{Context, NotLeading};
 use crate::control::session_link::Link;
+use crate::gateway;
 use crate::telemetry::chain;
 use crate::watch::Name;
 use crate::work::Outcome;
@@ -79,17 +80,18 @@ async fn pass(context: &Arc<Context>, namespace: &str) -> Result<Option<Duration
         oauth2::run::retire(context, (namespace, &client), &[], &oauth2::run::Found::default());
         context.secrets.forget(namespace);
         context.evidence.forget(namespace);
-        return Ok(None);
+        return Ok(gateway_keys(context, namespace, (&[], &bound), &mut Decisions::default()).1);
     }
     let signers = context.evidence.signers().await;
     let mut decisions = decided(context, namespace, &client, &bindings, (&bound, &sources, &signers));
     let (mut tokens, wanted) = tokens(context, &bindings, &decisions);
     let flows = oauth2::run::look(context, &bindings, &mut decisions, &mut tokens);
+    let (keys, wait) = gateway_keys(context, namespace, (&bindings, &bound), &mut decisions);
     let policies = context.caches.policies.state();
     let labels = context.caches.labels_of(namespace);
     let lease = lease(&Matching::of_namespace(namespace, labels.as_ref(), &policies));
-    let mut values = Values::new(&client, namespace, &tokens, context.clock.now());
-    let mut again: Vec<Duration> = flows.wait.into_iter().collect();
+    let mut values = Values::new((&client, namespace), (&tokens, &keys), context.clock.now());
+    let mut again: Vec<Duration> = flows.wait.into_iter().chain(wait).collect();
     for session in &bound {
         again.extend(push_one(context, &bindings, session, (&decisions, &mut values, lease)).await);
     }
@@ -111,6 +113,26 @@ async fn pass(context: &Arc<Context>, namespace: &str) -> Result<Option<Duration
     let renewed = tokens.values().map(|token| until(token.renew));
     again.extend(renewed.filter(|wait| !wait.is_zero())); // one that is due has its own back-off
     Ok(again.into_iter().min())
+}
+
+/// The keys of gateways that sessions may use now, and how long until the next thing is due about them. What is due now
+/// begins: no pass waits for a gateway.
+fn gateway_keys(
+    context: &Arc<Context>,
+    namespace: &str,
+    (bindings, bound): (&[Arc<CredentialBinding>], &[Bound]),
+    decisions: &mut Decisions,
+) -> (gateway::run::Held, Option<Duration>) {
+    let sessions = bound.iter().map(|bound| &bound.facts.session);
+    let mut found = gateway::run::look(context, sessions, bindings, decisions);
+    let judged = bound.iter().map(|bound| bound.link.session_uid.as_str());
+    let judged = judged.filter(|uid| !decisions.undetermined.contains(*uid)).collect();
+    found.end(context, namespace, &judged);
+    // The key that a former leader granted is most likely the very same.
+    decisions.undetermined.append(&mut found.asking);
+    let (held, wait) = (std::mem::take(&mut found.held), found.wait);
+    found.begin(context);
+    (held, wait)
 }
 
 /// The bindings of a namespace: as this process has written them, while the watch is behind.
@@ -192,6 +214,7 @@ fn decided(
         secrets: &secrets,
         sessions: &sessions,
         github_host: context.github.host(),
+        gateways: &context.gateway_keys.gateways,
         labels: context.caches.labels_of(namespace).as_ref(),
         known: &Known {
             now,
@@ -217,18 +240,14 @@ async fn push_one(
     let egress = bound.pool.as_ref().and_then(|pool| pool.spec.egress.as_ref());
     let egress = egress.map_or(&[][..], |egress| egress.routes.as_slice());
     let stubs = offer::stubs(&context.install_key, &bound.facts.session, &bindings);
-    let ends = values
-        .tokens()
-        .iter()
-        .map(|(binding, token)| (binding.clone(), token.expires))
-        .collect();
+    let ends = values.minted(&bound.link.session_uid);
     let offer = offer::Offer {
         cut: offer::at_once(&bindings, &decisions.bindings),
         ..offer::offer(
             grants,
             &bindings,
             egress,
-            &stubs,
+            (&bound.link.session_uid, &stubs),
             &ends,
             &context.caches.sources.state(),
         )

@@ -37,6 +37,7 @@ pub fn observe(context: &Context, name: &Name) -> Option<Snapshot> {
         pod: None,
         stream: None,
         run: super::snapshot::RunFacts::default(),
+        troubles: context.gateway_keys.troubles(&uid),
     };
     let (phase, incarnation) = {
         let claim = snapshot.claim();

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use berth_crds::{AgentSession, AgentSessionStatus, ColdStart, LaunchType, label};
 use jiff::Timestamp;
 
+use crate::gateway::keys::Trouble;
 use crate::sandbox::ClaimPhase;
 
 /// What is known of one session at one moment.
@@ -28,6 +29,8 @@ pub struct Snapshot {
     pub stream: Option<StreamFacts>,
     /// What the runner of the current incarnation has told.
     pub run: RunFacts,
+    /// Credentials that can't be had from where they come, and why.
+    pub troubles: Vec<(String, Trouble)>,
 }
 
 /// The pool, as a session needs it.

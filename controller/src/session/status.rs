@@ -55,6 +55,13 @@ fn credentials(snapshot: &Snapshot, old: &AgentSessionStatus) -> Option<Wanted> 
     Some(if missing.is_empty() {
         let message = "every required credential is granted";
         Wanted::yes(ConditionType::CredentialsReady, Reason::CredentialsGranted, message)
+    } else if let Some((name, trouble)) = snapshot
+        .troubles
+        .iter()
+        .find(|(name, _)| missing.contains(&name.as_str()))
+    {
+        let message = format!("no key for {name}: {}", trouble.message);
+        Wanted::no(ConditionType::CredentialsReady, trouble.reason, message)
     } else {
         let message = format!(
             "not granted: {}; see kubectl get credentialbindings",

@@ -1,9 +1,10 @@
 //! Pure: what a binding's source and routes need of Secrets, URLs and certificates.
 
-use berth_crds::{CredentialBinding, CredentialSource, KeyRef, Reason};
+use berth_crds::{CredentialBinding, CredentialSource, KeyRef, Reason, Route};
 use berth_outbound::identity::Roots;
 
 use super::{Facts, Offered, Refused, Verdict, refused, waits};
+use crate::gateway::config::Gateway;
 use crate::grant::oauth2::Endpoints;
 use crate::grant::permit::host_covers;
 
@@ -42,6 +43,38 @@ pub(super) fn not_offered(offers: &[(&KeyRef, &Offered)], host: &str) -> Option<
     let covers = |offered: &Offered| offered.hosts.iter().any(|offered| host_covers(offered, host));
     let (key, _) = offers.iter().find(|(_, offered)| !covers(offered))?;
     Some(format!("Secret {} isn't offered to {host}", key.name))
+}
+
+/// The gateway that a binding's key is of; `None` for another source.
+pub(super) fn gateway<'a>(facts: &Facts<'a>, binding: &CredentialBinding) -> Result<Option<&'a Gateway>, Verdict> {
+    let Some(source) = &binding.spec.credential.source.lite_llm_key else {
+        return Ok(None);
+    };
+    let unknown = || {
+        let name = &source.gateway;
+        let message =
+            format!("the install has no gateway {name}: its platform team names them in chart value gateways");
+        refused(Reason::GatewayUnknown, message)
+    };
+    facts.gateways.named(&source.gateway).map(Some).ok_or_else(unknown)
+}
+
+/// A key is worth something at its gateway alone, and is sent nowhere else.
+pub(super) fn not_the_gateway(gateway: &Gateway, route: &Route) -> Option<String> {
+    let (host, port) = gateway.place()?;
+    let ports = if route.ports.is_empty() {
+        &[443][..]
+    } else {
+        &route.ports
+    };
+    if route.host == host && ports.iter().all(|named| *named == i32::from(port)) {
+        return None;
+    }
+    let name = &gateway.name;
+    Some(format!(
+        "gateway {name} is {host}, port {port}; route {} leads elsewhere",
+        route.name
+    ))
 }
 
 /// Where a Secret is sent to for a token, or signs what is sent: its owner has to offer it to those hosts as well.

@@ -23,6 +23,7 @@ struct World {
     session: AgentSession,
     confinement: Confinement,
     from_git: bool,
+    gateways: Gateways,
     now: i64,
 }
 
@@ -39,6 +40,7 @@ impl World {
             session,
             confinement: Confinement::Fence,
             from_git: false,
+            gateways: Gateways::default(),
             now: 1_000,
         };
         world.bind("b", "forge", 10);
@@ -92,6 +94,7 @@ impl World {
             namespace: "team-a",
             default: DefaultPolicy::Deny,
             github_host: "api.github.example.com",
+            gateways: &self.gateways,
             bindings: &bindings,
             policies: &policies,
             tips: &self.tips,
@@ -469,6 +472,58 @@ fn changed_policy(mut world: World, sources: &Value) -> World {
     world.policies.clear();
     world.policy(json!({"allow": [{"name": "a", "hosts": ["api.example.com"], "sources": sources}]}));
     world
+}
+
+/// The binding's value is a key of gateway `main`, at `api.example.com`.
+fn gateway(change: impl FnOnce(&mut World)) -> World {
+    changed(|world| {
+        let main = json!({"name": "main", "url": "https://api.example.com:4000/", "adminKeyFile": "/nowhere"});
+        world.gateways = Gateways::new(vec![serde_json::from_value(main).unwrap()]).unwrap();
+        let spec = &mut world.bindings[0].spec;
+        spec.credential.source = serde_json::from_value(json!({"liteLLMKey": {"gateway": "main"}})).unwrap();
+        spec.routes[0].ports = vec![4000];
+        world.secrets.clear();
+        change(world);
+    })
+}
+
+#[test]
+fn a_key_of_a_gateway_goes_to_that_gateway_alone() {
+    assert_eq!(gateway(|_| ()).held(), ["b"]);
+    let by = |sources: Value| changed_policy(gateway(|_| ()), &sources);
+    assert_eq!(by(json!({"gateways": ["main"]})).held(), ["b"]);
+    let port = |port| gateway(|world| world.bindings[0].spec.routes[0].ports = vec![port]);
+    denies(vec![
+        (
+            "another host",
+            gateway(|world| world.bindings[0].spec.routes[0].host = "llm.example.com".to_owned()),
+            Reason::NotPermitted,
+        ),
+        (
+            "a host beside it",
+            gateway(|world| {
+                world.policy(json!({"allow": [{"name": "a", "hosts": ["*.example.com"]}]}));
+                world.bindings[0].spec.routes[0].host = "llm.example.com".to_owned();
+            }),
+            Reason::HostNotOffered,
+        ),
+        ("another port", port(443), Reason::HostNotOffered),
+        (
+            "an unknown gateway",
+            gateway(|world| world.gateways = Gateways::default()),
+            Reason::GatewayUnknown,
+        ),
+        (
+            "a policy of others",
+            by(json!({"gateways": ["other"]})),
+            Reason::NotPermitted,
+        ),
+        (
+            "a policy of Secrets",
+            by(json!({"secrets": ["forge/token"]})),
+            Reason::NotPermitted,
+        ),
+    ]);
 }
 
 /// The binding signs for AWS, with a key of which the id is in another Secret.

@@ -87,7 +87,14 @@ fn an_aws_key_is_two_stubs_and_an_endpoint() {
 fn an_aws_key_is_signed_with_for_what_its_source_says() {
     let binding = aws("one", "AWS_ACCESS_KEY_ID");
     let stubs = stubs(&key(), &session(&["AWS_ACCESS_KEY_ID"]), &[&binding]);
-    let offer = offer(&[granted_by(&binding)], &[&binding], &[], &stubs, &BTreeMap::new(), &[]);
+    let offer = offer(
+        &[granted_by(&binding)],
+        &[&binding],
+        &[],
+        ("session-uid", &stubs),
+        &BTreeMap::new(),
+        &[],
+    );
     let found = serde_json::to_value(&offer.policy).unwrap();
     assert_eq!(found["credentials"][0]["secretStub"], stubs["AWS_SECRET_ACCESS_KEY"]);
     let inject = json!({ "awsSigV4": { "region": "eu-west-1", "services": ["s3"] } });
@@ -111,12 +118,46 @@ fn a_key_added_later_is_offered_without_its_variables() {
 }
 
 #[test]
+fn a_key_of_a_gateway_is_offered_once_it_is_there_with_headers_of_the_sidecars_own() {
+    let source = json!({ "liteLLMKey": { "gateway": "main" } });
+    let header = json!({ "header": { "name": "Authorization", "forms": ["Bearer {}"] } });
+    let route = json!({ "name": "llm", "host": "llm.example.com", "methods": ["POST"], "inject": header });
+    let binding = binding("b", "OPENAI_API_KEY", &source, &route);
+    let stubs = stubs(&key(), &session(&["OPENAI_API_KEY"]), &[&binding]);
+    let of = |minted: &BTreeMap<String, Timestamp>| {
+        offer(
+            &[granted_by(&binding)],
+            &[&binding],
+            &[],
+            ("session-uid", &stubs),
+            minted,
+            &[],
+        )
+    };
+    let before = of(&BTreeMap::new());
+    assert!(before.credentials.is_empty() && before.policy.routes.is_empty());
+    let minted = of(&[("b".to_owned(), Timestamp::MAX)].into());
+    assert_eq!(minted.credentials[0].value, ValueSource::GatewayKey("b".to_owned()));
+    assert_eq!(berth_egress::lint::lint(&minted.policy), []);
+    let found = serde_json::to_value(&minted.policy).unwrap();
+    let own = json!({ "dropPrefixes": ["x-litellm-"], "set": { "x-litellm-session-id": "session-uid" } });
+    assert_eq!(found["routes"][0]["headers"], own);
+}
+
+#[test]
 fn a_secret_is_read_for_the_hosts_of_its_routes() {
     let source = json!({ "secretRef": { "name": "registry", "key": ".dockerconfigjson" } });
     let route = json!({ "name": "r", "host": "registry.example.com", "methods": ["GET"], "inject": { "basic": {} } });
     let binding = binding("b", "REGISTRY", &source, &route);
     let stubs = stubs(&key(), &session(&["REGISTRY"]), &[&binding]);
-    let offer = offer(&[granted_by(&binding)], &[&binding], &[], &stubs, &BTreeMap::new(), &[]);
+    let offer = offer(
+        &[granted_by(&binding)],
+        &[&binding],
+        &[],
+        ("session-uid", &stubs),
+        &BTreeMap::new(),
+        &[],
+    );
     let ValueSource::Secret(_, hosts) = &offer.credentials[0].value else {
         panic!("{:?}", offer.credentials)
     };

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use super::super::plan::time;
 use super::super::snapshot::*;
 use super::super::status::pinned_fields;
+use crate::gateway::keys::Trouble;
 use crate::sandbox::{ClaimPhase, Ended};
 
 pub(super) struct Scenario {
@@ -53,6 +54,7 @@ fn new() -> Snapshot {
         pod: None,
         stream: None,
         run: RunFacts::default(),
+        troubles: Vec::new(),
     }
 }
 
@@ -402,6 +404,7 @@ fn to_end() -> Vec<Scenario> {
     table! {
         "a status that says started lets the harness go" => bound();
         "a credential that isn't granted holds the harness" => listing(bound(), None, None);
+        "a gateway that refuses its key is named" => refused_by_a_gateway(listing(bound(), None, Some((&[], true))));
         "nor does a grant let it go before the sidecar holds it" => listing(bound(), None, Some((&["TOKEN"], false)));
         "a granted one lets it go" => listing(bound(), None, Some((&["TOKEN"], true)));
         "a grant of something else doesn't" => listing(bound(), None, Some((&[], true)));
@@ -477,6 +480,15 @@ fn listing(snapshot: Snapshot, required: Option<bool>, granted: Option<(&[&str],
             prolonged: std::time::Instant::now(),
         });
     })
+}
+
+fn refused_by_a_gateway(mut snapshot: Snapshot) -> Snapshot {
+    let trouble = Trouble {
+        reason: Reason::GatewayRefused,
+        message: "gateway main refuses: 400 Bad Request".to_owned(),
+    };
+    snapshot.troubles = vec![("OTHER".to_owned(), trouble.clone()), ("TOKEN".to_owned(), trouble)];
+    snapshot
 }
 
 fn undurable(now: i64) -> Snapshot {

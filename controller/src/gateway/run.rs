@@ -1,0 +1,197 @@
+//! IO: what the sessions of a namespace need now of their gateways: keys to be made, changed or renewed, and others to be
+//! ended. All of it happens beside the pass that found it, which waits for no gateway.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use berth_crds::{AgentSession, CredentialBinding};
+use jiff::Timestamp;
+use kube::ResourceExt;
+use secrecy::SecretString;
+
+use super::client::{Asking, GatewayError};
+use super::key::{self, KeyId, Wanted};
+use super::keys::{Fate, Standing, Trouble, Unwanted, fate};
+use crate::context::Context;
+use crate::grant::decide::Decisions;
+use crate::session::plan::has_ended;
+use crate::telemetry::chain;
+use crate::watch::Name;
+
+/// Keys that sessions may use now: by the session's UID, then by the binding's name.
+pub type Held = HashMap<String, BTreeMap<String, HeldKey>>;
+
+/// A key that a session may use.
+#[derive(Clone, Debug)]
+pub struct HeldKey {
+    /// Its value.
+    pub value: SecretString,
+    /// Its name at the gateway.
+    pub alias: String,
+    /// When it ends.
+    pub ends: Timestamp,
+}
+
+/// What a pass found.
+#[derive(Default)]
+pub struct Found {
+    /// Keys that may be used now.
+    pub held: Held,
+    /// How long until the next thing is due.
+    pub wait: Option<Duration>,
+    /// Sessions, by UID, with a key that the gateway is asked about for the first time.
+    pub asking: BTreeSet<String>,
+    wanted: HashSet<KeyId>,
+    /// Keys to be asked for, and whether they are there already.
+    due: Vec<(Wanted, bool)>,
+    /// Keys to be ended.
+    over: Vec<Unwanted>,
+}
+
+/// Looks at what the sessions that hold a pod are granted.
+pub fn look<'a>(
+    context: &Context,
+    sessions: impl Iterator<Item = &'a Arc<AgentSession>>,
+    bindings: &[Arc<CredentialBinding>],
+    decisions: &Decisions,
+) -> Found {
+    let (mut found, now) = (Found::default(), context.clock.now());
+    for session in sessions.filter(|session| !session.status.as_ref().is_some_and(has_ended)) {
+        let uid = session.uid().unwrap_or_default();
+        for grant in decisions.sessions.get(&uid).into_iter().flatten() {
+            let binding = bindings.iter().find(|binding| binding.name_any() == grant.binding);
+            let wanted = binding.and_then(|binding| Wanted::of(&context.install_key, session, binding));
+            let Some(wanted) = wanted else { continue };
+            found.wanted.insert(wanted.id.clone());
+            let known = context.gateway_keys.known(&wanted, now);
+            if let Some(ends) = known.ends {
+                let held = HeldKey {
+                    value: key::value(&context.install_key, &wanted.id),
+                    alias: wanted.alias.clone(),
+                    ends,
+                };
+                let theirs = found.held.entry(uid.clone()).or_default();
+                theirs.insert(wanted.binding.clone(), held);
+            }
+            if known.is_first {
+                found.asking.insert(uid.clone());
+            }
+            if known.is_due {
+                found.due.push((wanted, known.is_there));
+            } else {
+                found.waits(known.wait);
+            }
+        }
+    }
+    found
+}
+
+impl Found {
+    fn waits(&mut self, wait: Duration) {
+        self.wait = Some(self.wait.map_or(wait, |before| before.min(wait)));
+    }
+
+    /// Looks at the keys that are wanted no more. `judged`: sessions, by UID, of which this leader knows what they may use.
+    pub fn end(&mut self, context: &Context, namespace: &str, judged: &HashSet<&str>) {
+        let bindings = context.caches.bindings_of(namespace);
+        let bindings: HashSet<String> = bindings.iter().filter_map(|binding| binding.uid()).collect();
+        let fate = |id: &KeyId, session: &Name| {
+            let session = context.caches.session(session);
+            let session = session.filter(|session| session.uid().as_deref() == Some(&id.session_uid));
+            fate(Standing {
+                session: session.as_deref(),
+                binding_lives: bindings.contains(&id.binding_uid),
+                is_judged: judged.contains(id.session_uid.as_str()),
+            })
+        };
+        let keys = &context.gateway_keys;
+        let (over, wait) = keys.unwanted(namespace, &self.wanted, fate, context.clock.now());
+        self.over = over;
+        if let Some(wait) = wait {
+            self.waits(wait);
+        }
+    }
+
+    /// Begins what is to be done; each looks at the namespace again when it is over.
+    pub fn begin(self, context: &Arc<Context>) {
+        for (wanted, is_there) in self.due {
+            if context.gateway_keys.begins(&wanted.id) {
+                tokio::spawn(keep(Arc::clone(context), wanted, is_there));
+            }
+        }
+        for unwanted in self.over {
+            if context.gateway_keys.begins(&unwanted.id) {
+                tokio::spawn(end(Arc::clone(context), unwanted));
+            }
+        }
+    }
+}
+
+async fn keep(context: Arc<Context>, wanted: Wanted, is_there: bool) {
+    let value = key::value(&context.install_key, &wanted.id);
+    let kept = with(&context, &wanted.id.gateway, async |asking| {
+        asking.keep(&wanted, &value, is_there).await
+    });
+    let kept = kept.await;
+    if let Err(trouble) = &kept {
+        tracing::warn!(
+            session.namespace = wanted.session.namespace,
+            session.name = wanted.session.name,
+            binding.name = wanted.binding,
+            error = trouble.message,
+            "no gateway key"
+        );
+    }
+    let now = (context.clock.now(), rand::random());
+    context.gateway_keys.settle_wanted(&wanted, kept, now);
+    context.gateway_keys.ends(&wanted.id);
+    context.queues.sessions.poke(wanted.session); // its condition says what came of it
+    context.queues.grants.poke(wanted.id.namespace);
+}
+
+async fn end(context: Arc<Context>, unwanted: Unwanted) {
+    let value = key::value(&context.install_key, &unwanted.id);
+    let ended = with(&context, &unwanted.id.gateway, async |asking| match unwanted.fate {
+        Fate::Block => asking.block(&value).await,
+        Fate::Delete | Fate::Wait => asking
+            .delete(std::slice::from_ref(&unwanted.alias))
+            .await
+            .map(|()| true),
+    });
+    let ended = ended.await;
+    if let Err(trouble) = &ended {
+        tracing::warn!(
+            session.namespace = unwanted.session.namespace,
+            session.name = unwanted.session.name,
+            error = trouble.message,
+            "a gateway key isn't ended; it is tried again until the key ends by itself"
+        );
+    }
+    let now = (context.clock.now(), rand::random());
+    context.gateway_keys.settle_unwanted(&unwanted, ended, now);
+    context.gateway_keys.ends(&unwanted.id);
+    context.queues.grants.poke(unwanted.id.namespace);
+}
+
+/// Asks a gateway, a few at a time.
+async fn with<T>(
+    context: &Context,
+    gateway: &str,
+    ask: impl AsyncFnOnce(Asking<'_>) -> Result<T, GatewayError>,
+) -> Result<T, Trouble> {
+    let keys = &context.gateway_keys;
+    let Some(gateway) = keys.gateways.named(gateway) else {
+        return Err(Trouble {
+            reason: berth_crds::Reason::GatewayUnknown,
+            message: format!("the install has no gateway {gateway}"),
+        });
+    };
+    let _turn = keys.at_once.acquire().await; // never closed
+    let leads = || context.check_leading();
+    let asked = async { ask(Asking::begin(&keys.caller, gateway, &leads).await?).await };
+    asked.await.map_err(|error| Trouble {
+        reason: error.reason(),
+        message: chain(&error),
+    })
+}
