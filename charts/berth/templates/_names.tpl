@@ -56,3 +56,15 @@ spec:
 {{- end -}}
 {{- toJson $forges -}}
 {{- end }}
+
+{{/* The model gateways as the controller reads them: of Secrets the paths alone. */}}
+{{- define "berth.gateways" -}}
+{{- $gateways := list -}}
+{{- range .Values.gateways -}}
+{{- $gateway := pick . "name" "url" "addresses" -}}
+{{- $_ := set $gateway "adminKeyFile" (printf "/etc/berth/gateways/%s/key" .name) -}}
+{{- if .ca -}}{{- $_ := set $gateway "caFile" (printf "/etc/berth/gateways/%s/ca.crt" .name) -}}{{- end -}}
+{{- $gateways = append $gateways $gateway -}}
+{{- end -}}
+{{- toJson $gateways -}}
+{{- end }}
