@@ -1,6 +1,6 @@
 //! Where credentials' values come from: OAuth 2.0 clients, against a real authorization server (`berth_gallery::oauth`)
 //! where Python has its library, and against stand-ins for what no right server does ([`faults`]); client certificates
-//! ([`certificates`]). The Kubernetes API's routes for one Secret are a stand-in ([`api`]).
+//! ([`certificates`]); keys of model gateways ([`gateways`]). The Kubernetes API's routes for one Secret are a stand-in ([`api`]).
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -28,6 +28,7 @@ use serde_json::json;
 mod api;
 mod certificates;
 mod faults;
+mod gateways;
 
 use self::api::Secret;
 use self::faults::answer;

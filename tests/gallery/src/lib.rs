@@ -7,6 +7,7 @@ pub mod aws;
 pub mod cgi;
 pub mod dns;
 pub mod frames;
+pub mod litellm_stand_in;
 pub mod oauth;
 pub mod origin;
 pub mod policy;
