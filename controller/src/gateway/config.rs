@@ -126,6 +126,18 @@ mod tests {
     }
 
     #[test]
+    fn what_the_chart_writes_is_read() {
+        let golden = include_str!("../../../tests/manifests/golden/full.yaml");
+        let mut lines = golden.lines().filter_map(|line| line.strip_prefix("  gateways.json: "));
+        let json: String = serde_yaml::from_str(lines.next().expect("the chart writes it")).unwrap();
+        let gateways = Gateways::new(serde_json::from_str(&json).unwrap()).unwrap();
+        let names: Vec<&str> = gateways.all().iter().map(|gateway| gateway.name.as_str()).collect();
+        assert_eq!(names, ["main", "public"]);
+        let main = gateways.named("main").unwrap();
+        assert!(main.ca_file.is_some() && main.addresses.len() == 1);
+    }
+
+    #[test]
     fn a_configuration_that_cannot_be_used_says_why() {
         let refused = |gateways| crate::telemetry::chain(&Gateways::new(gateways).unwrap_err());
         let one = |url| refused(vec![gateway("a", url)]);

@@ -8,6 +8,7 @@ mod aws_sdk;
 mod certificates;
 mod clients;
 mod exchange;
+mod gateway;
 mod git_push;
 mod limits;
 mod oauth;
