@@ -212,7 +212,11 @@ impl Replica {
             install_key: material.borrow().install_key.clone(),
             evidence: self.evidence()?,
             oauth2: self.oauth2()?,
-            uses: UseWriter::new(self.leadership.epoch(), self.database.is_some()),
+            uses: UseWriter::new(
+                self.leadership.epoch(),
+                self.database.is_some(),
+                self.metrics.uses.clone(),
+            ),
             given_back: GivenBack::default(),
             projection: ProjectionWriter::default(),
             event_writer,
