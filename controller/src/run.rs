@@ -215,7 +215,11 @@ impl Replica {
             evidence: self.evidence()?,
             oauth2: self.oauth2()?,
             gateway_keys: self.gateway_keys()?,
-            uses: UseWriter::new(self.leadership.epoch(), self.database.is_some()),
+            uses: UseWriter::new(
+                self.leadership.epoch(),
+                self.database.is_some(),
+                self.metrics.uses.clone(),
+            ),
             given_back: GivenBack::default(),
             projection: ProjectionWriter::default(),
             event_writer,

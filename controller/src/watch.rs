@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::sandbox::kind::controller;
-use crate::sandbox::{Sandbox, SandboxClaim, SandboxWarmPool};
+use crate::sandbox::{Sandbox, SandboxClaim, SandboxTemplate, SandboxWarmPool};
 use crate::work::Pokes;
 
 /// Namespace, empty for a cluster-wide object, and name.
@@ -76,6 +76,8 @@ pub struct Caches {
     pub pods: Store<Pod>,
     /// Warm pools of ours.
     pub warm_pools: Store<SandboxWarmPool>,
+    /// Templates of ours, without their specs.
+    pub templates: Store<SandboxTemplate>,
     /// Sources.
     pub sources: Store<GitSource>,
     /// Bindings.
@@ -113,6 +115,7 @@ impl Caches {
         let (sandboxes, sandbox_writer) = reflector::store();
         let (pods, pod_writer) = reflector::store();
         let (warm_pools, warm_pool_writer) = reflector::store();
+        let (templates, template_writer) = reflector::store();
         let (sources, source_writer) = reflector::store();
         let (bindings, binding_writer) = reflector::store();
         let (policies, policy_writer) = reflector::store();
@@ -124,6 +127,7 @@ impl Caches {
             sandboxes,
             pods,
             warm_pools,
+            templates,
             sources,
             bindings,
             policies,
@@ -145,6 +149,7 @@ impl Caches {
         watch.start(sandbox_writer, &all, Self::on_sandbox);
         watch.start(pod_writer, &ours, Self::on_pod);
         watch.start(warm_pool_writer, &ours, Self::on_warm_pool);
+        watch.start(template_writer, &ours, Self::on_template);
         watch.start(source_writer, &all, Self::on_source);
         watch.start(binding_writer, &all, Self::on_binding);
         watch.start(policy_writer, &all, Self::on_policy);
@@ -160,6 +165,7 @@ impl Caches {
         self.sandboxes.wait_until_ready().await?;
         self.pods.wait_until_ready().await?;
         self.warm_pools.wait_until_ready().await?;
+        self.templates.wait_until_ready().await?;
         self.sources.wait_until_ready().await?;
         self.bindings.wait_until_ready().await?;
         self.policies.wait_until_ready().await?;
@@ -194,6 +200,11 @@ impl Caches {
     /// The sandbox of that name.
     pub fn sandbox(&self, name: &Name) -> Option<Arc<Sandbox>> {
         self.sandboxes.get(&name.reference())
+    }
+
+    /// The template of that name.
+    pub fn template(&self, name: &Name) -> Option<Arc<SandboxTemplate>> {
+        self.templates.get(&name.reference())
     }
 
     /// The pod of that name.
@@ -324,6 +335,13 @@ impl Caches {
         let pool = Name::of(warm_pool).beside(pool);
         self.poke_sessions_of(&pool, queues);
         queues.pools.poke(pool);
+    }
+
+    fn on_template(_: &Self, event: &Change<'_, SandboxTemplate>, queues: &Queues) {
+        let template = event.object();
+        if let Some(pool) = template.labels().get(label::POOL) {
+            queues.pools.poke(Name::of(template).beside(pool));
+        }
     }
 
     /// Sessions that wait for this pool: those without a sandbox that are not over.
@@ -464,6 +482,11 @@ impl Slim for AgentPool {}
 impl Slim for SandboxClaim {}
 impl Slim for Sandbox {}
 impl Slim for SandboxWarmPool {}
+impl Slim for SandboxTemplate {
+    fn slim(&mut self) {
+        self.spec = crate::sandbox::kind::SandboxTemplateSpec::default();
+    }
+}
 impl Slim for GitSource {}
 impl Slim for CredentialBinding {}
 impl Slim for GrantPolicy {}

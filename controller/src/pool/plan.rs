@@ -40,6 +40,8 @@ pub struct PairFacts {
     pub ready: i32,
     /// Claims that refer to it.
     pub claims: usize,
+    /// Somebody else has changed its template, or this leader hasn't seen to it yet.
+    pub stray: bool,
 }
 
 /// What is to be done and where the pool stands.
@@ -137,7 +139,7 @@ fn steps(snapshot: &Snapshot) -> (Vec<Step>, Option<String>) {
     let mut steps = Vec::new();
     let mut hold = None;
     match snapshot.pairs.iter().find(|pair| pair.name == wanted) {
-        Some(pair) if pair.replicas != replicas => steps.push(Step::ApplyPair(replicas)),
+        Some(pair) if pair.stray || pair.replicas != replicas => steps.push(Step::ApplyPair(replicas)),
         Some(_) => {}
         None => match why_hold(snapshot, others.len()) {
             Some(why) => hold = Some(why),

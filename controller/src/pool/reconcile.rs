@@ -39,6 +39,8 @@ struct Memory {
     admission: Option<(String, Option<String>, Instant)>,
     /// CA bundle and account were applied for this bundle.
     base: Option<String>,
+    /// The template as it was applied: UID and generation.
+    template: Option<(String, i64)>,
     counted: Option<Instant>,
 }
 
@@ -148,7 +150,10 @@ async fn pass(context: &Context, name: &Name) -> Result<Option<Duration>, PoolEr
 
 async fn observe(context: &Context, name: &Name, pool: &AgentPool) -> Result<Snapshot, PoolError> {
     let rendering = render(pool, &context.settings);
-    let pairs = pairs(context, name);
+    let mut pairs = pairs(context, name);
+    for pair in pairs.iter_mut().filter(|pair| pair.name == rendering.pair) {
+        pair.stray = !is_as_applied(context, name, &rendering);
+    }
     let refused = if pairs.iter().any(|pair| pair.name == rendering.pair) {
         None
     } else {
@@ -183,8 +188,24 @@ pub fn pairs(context: &Context, name: &Name) -> Vec<PairFacts> {
             replicas: pair.spec.replicas,
             ready: pair.status.as_ref().map_or(0, |status| status.ready_replicas),
             claims: claims.get(&pair.name_any()).copied().unwrap_or(0),
+            stray: false,
         })
         .collect()
+}
+
+/// Whether the template is as this leader applied it. A watch that is behind costs an apply that changes nothing.
+fn is_as_applied(context: &Context, name: &Name, rendering: &Rendering) -> bool {
+    let memories = context.pools.inner.lock();
+    let applied = memories.get(name).and_then(|memory| memory.template.as_ref());
+    let template = context.caches.template(&name.beside(&rendering.pair));
+    template.is_some_and(|template| {
+        applied == version(template.meta()).as_ref()
+            && template.annotations().get(label::RENDERED) == Some(&rendering.json)
+    })
+}
+
+fn version(metadata: &ObjectMeta) -> Option<(String, i64)> {
+    metadata.uid.clone().zip(metadata.generation)
 }
 
 fn claims_by_pair(context: &Context, name: &Name) -> HashMap<String, usize> {
@@ -299,11 +320,42 @@ async fn act(context: &Context, name: &Name, snapshot: &Snapshot, plan: &Plan) -
 async fn apply_pair(context: &Context, name: &Name, snapshot: &Snapshot, replicas: i32) -> Result<(), PoolError> {
     apply_base(context, name).await?;
     let Snapshot { pool, rendering, .. } = snapshot;
-    apply(context, name, &objects::template(pool, rendering, &context.settings)).await?;
-    apply(context, name, &objects::warm_pool(pool, rendering, replicas)).await
+    let template = objects::template(pool, rendering, &context.settings);
+    let mut applied = apply(context, name, &template).await?;
+    if snapshot.pairs.iter().any(|pair| pair.name == rendering.pair) {
+        // An apply leaves what somebody else has added.
+        applied = replace_spec(context, name, &template).await?;
+    }
+    context.pools.inner.lock().entry(name.clone()).or_default().template = version(applied.meta());
+    let warm_pool = objects::warm_pool(pool, rendering, replicas);
+    apply(context, name, &warm_pool).await.map(drop)
 }
 
-async fn apply<K>(context: &Context, name: &Name, object: &K) -> Result<(), PoolError>
+async fn replace_spec(
+    context: &Context,
+    name: &Name,
+    template: &SandboxTemplate,
+) -> Result<SandboxTemplate, PoolError> {
+    let api: Api<SandboxTemplate> = Api::namespaced(context.client.clone(), &name.namespace);
+    let spec = serde_json::json!([{ "op": "replace", "path": "/spec", "value": template.spec }]);
+    let patch: Patch<()> = Patch::Json(serde_json::from_value(spec).unwrap_or_default());
+    let params = PatchParams {
+        field_manager: Some(label::MANAGER.to_owned()),
+        ..PatchParams::default()
+    };
+    let answer = api.patch(&template.name_any(), &params, &patch).await;
+    answer.map_err(|source| refused(template, source))
+}
+
+fn refused<K: Resource<DynamicType = ()>>(object: &K, source: kube::Error) -> PoolError {
+    PoolError::Apply {
+        kind: kind_of::<K>(),
+        name: object.meta().name.clone().unwrap_or_default(),
+        source: Box::new(source),
+    }
+}
+
+async fn apply<K>(context: &Context, name: &Name, object: &K) -> Result<K, PoolError>
 where
     K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
         + Clone
@@ -315,12 +367,7 @@ where
     let applied = with_type(object);
     let params = PatchParams::apply(label::MANAGER).force();
     let answer = api.patch(&object.name_any(), &params, &Patch::Apply(&applied)).await;
-    let kind = kind_of::<K>();
-    answer.map(drop).map_err(|source| PoolError::Apply {
-        kind,
-        name: object.name_any(),
-        source: Box::new(source),
-    })
+    answer.map_err(|source| refused(object, source))
 }
 
 /// Server-side apply needs `apiVersion` and `kind`, which Kubernetes' own types leave out.

@@ -108,7 +108,7 @@ pub struct SandboxStatus {
     pub service_fqdn: Option<String>,
 }
 
-/// Spec of a SandboxTemplate, as we write it.
+/// Spec of a SandboxTemplate, as we write it; what somebody has taken out of one is read as empty.
 #[derive(Clone, CustomResource, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[kube(
     group = "extensions.agents.x-k8s.io",
@@ -118,7 +118,7 @@ pub struct SandboxStatus {
     schema = "disabled",
     derive = "PartialEq"
 )]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", default)]
 pub struct SandboxTemplateSpec {
     /// Metadata and spec of the pods. The spec is JSON as rendered: the schema embeds all of Kubernetes' PodSpec.
     pub pod_template: PodTemplate,
@@ -134,6 +134,7 @@ pub struct SandboxTemplateSpec {
 
 /// Metadata and spec of a template's pods.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
 pub struct PodTemplate {
     /// Labels and annotations; never a key that a claim sets.
     pub metadata: PodMetadata,
@@ -143,6 +144,7 @@ pub struct PodTemplate {
 
 /// Rules of the NetworkPolicy that agent-sandbox makes for a template.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
 pub struct TemplateNetworkPolicy {
     /// What may reach the pods.
     pub ingress: Vec<NetworkPolicyIngressRule>,

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::session::clean;
 use super::{StoreError, migrate_if_behind};
 use crate::control::session_link::Link;
+use crate::metrics::UseMetrics;
 use crate::telemetry::chain;
 
 /// Takes records in. Cheap to clone.
@@ -26,6 +27,7 @@ pub struct UseWriter {
     epoch: u64,
     /// Whether there is a database; without one a record is answered and let go of.
     kept: bool,
+    counted: UseMetrics,
 }
 
 /// There is no room for a record, and those after it must not overtake it: answers are cumulative.
@@ -54,10 +56,11 @@ struct Waiting {
 
 impl UseWriter {
     /// For a leader of this epoch.
-    pub fn new(epoch: u64, kept: bool) -> Self {
+    pub fn new(epoch: u64, kept: bool, counted: UseMetrics) -> Self {
         Self {
             epoch,
             kept,
+            counted,
             ..Self::default()
         }
     }
@@ -146,6 +149,7 @@ impl UseWriter {
     }
 
     fn answer(&self, stored: &Waiting) {
+        self.counted.observe(&stored.record);
         let ack = TrailAck {
             incarnation: u64::try_from(stored.incarnation).unwrap_or(0),
             position: stored.position,
@@ -408,7 +412,7 @@ mod tests {
     #[test]
     fn without_a_database_a_record_is_answered_at_once() {
         let (sender, mut answers) = mpsc::channel(1);
-        UseWriter::new(7, false)
+        UseWriter::new(7, false, UseMetrics::default())
             .put(&link(), "pod", &trail(3), &sender)
             .unwrap();
         let answer = answers.try_recv().unwrap();
@@ -422,7 +426,7 @@ mod tests {
     #[test]
     fn a_record_without_room_is_refused_so_that_none_overtakes_it() {
         let (sender, mut answers) = mpsc::channel(1);
-        let writer = UseWriter::new(7, true);
+        let writer = UseWriter::new(7, true, UseMetrics::default());
         for position in 1..=WAITING_SHARE as u64 {
             writer.put(&link(), "pod", &trail(position), &sender).unwrap();
         }

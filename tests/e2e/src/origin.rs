@@ -23,35 +23,55 @@ pub struct Outside {
     pub host: String,
     /// What it got.
     pub origin: Origin,
-    _relay: JoinSet<()>,
+    _exposed: JoinSet<()>,
 }
 
 impl Outside {
     /// Makes the host known in the team's namespace, and its certificate's authority to a pool that names ConfigMap
     /// `upstream-ca`.
     pub async fn create(team: &Team) -> Result<Self> {
-        let host = format!("outside.{}.svc.cluster.local", team.namespace);
         let authority = Authority::new()?;
+        trust(team, &authority).await?;
+        let host = name(team, "outside");
         let origin = Origin::http1(&authority, &[&host], echo()).await?;
-        let (relay, address) = relay(team, origin.address).await?;
-        let ca = json!({ "metadata": { "name": "upstream-ca" }, "data": { "ca.crt": authority.pem } });
-        team.create_typed::<ConfigMap>(&ca).await?;
-        let ports = json!([{ "name": "https", "port": 443, "targetPort": address.port() }]);
-        let service = json!({ "metadata": { "name": "outside" }, "spec": { "ports": ports } });
-        team.create_typed::<Service>(&service).await?;
-        let slice = json!({
-            "metadata": { "name": "outside", "labels": { "kubernetes.io/service-name": "outside" } },
-            "addressType": "IPv4",
-            "endpoints": [{ "addresses": [address.ip().to_string()], "conditions": { "ready": true } }],
-            "ports": [{ "name": "https", "port": address.port(), "protocol": "TCP" }],
-        });
-        team.create_typed::<EndpointSlice>(&slice).await?;
+        Self::of(team, "outside", origin).await
+    }
+
+    /// Makes another host known by its short name.
+    pub async fn of(team: &Team, short: &str, origin: Origin) -> Result<Self> {
         Ok(Self {
-            host,
+            host: name(team, short),
+            _exposed: expose(team, short, origin.address).await?,
             origin,
-            _relay: relay,
         })
     }
+}
+
+/// The whole name of a host outside.
+pub fn name(team: &Team, short: &str) -> String {
+    format!("{short}.{}.svc.cluster.local", team.namespace)
+}
+
+/// Makes an authority known to pools that name ConfigMap `upstream-ca`.
+pub async fn trust(team: &Team, authority: &Authority) -> Result<()> {
+    let ca = json!({ "metadata": { "name": "upstream-ca" }, "data": { "ca.crt": authority.pem } });
+    team.create_typed::<ConfigMap>(&ca).await
+}
+
+/// Makes what listens on loopback a Service of the team's, port 443, for as long as the answer lives.
+pub async fn expose(team: &Team, short: &str, to: SocketAddr) -> Result<JoinSet<()>> {
+    let (relay, address) = relay(team, to).await?;
+    let ports = json!([{ "name": "https", "port": 443, "targetPort": address.port() }]);
+    let service = json!({ "metadata": { "name": short }, "spec": { "ports": ports } });
+    team.create_typed::<Service>(&service).await?;
+    let slice = json!({
+        "metadata": { "name": short, "labels": { "kubernetes.io/service-name": short } },
+        "addressType": "IPv4",
+        "endpoints": [{ "addresses": [address.ip().to_string()], "conditions": { "ready": true } }],
+        "ports": [{ "name": "https", "port": address.port(), "protocol": "TCP" }],
+    });
+    team.create_typed::<EndpointSlice>(&slice).await?;
+    Ok(relay)
 }
 
 /// From the node's address that pods reach, which is the forge's, to loopback.
@@ -82,11 +102,16 @@ async fn relay(team: &Team, to: SocketAddr) -> Result<(JoinSet<()>, SocketAddr)>
 impl Team {
     /// Makes a Secret with key `token`, offered to `hosts`, and lets `berth-credentials` read it by its name alone.
     pub async fn offer(&self, name: &str, token: &str, hosts: &str) -> Result<()> {
-        let metadata = json!({
+        self.offer_as(name, hosts, json!({ "stringData": { "token": token } }))
+            .await
+    }
+
+    /// The same for a Secret with this type and data.
+    pub async fn offer_as(&self, name: &str, hosts: &str, mut secret: serde_json::Value) -> Result<()> {
+        secret["metadata"] = json!({
             "name": name, "labels": { "berth.dev/credential": "true" }, "annotations": { "berth.dev/hosts": hosts },
         });
-        self.create_typed::<Secret>(&json!({ "metadata": metadata, "stringData": { "token": token } }))
-            .await?;
+        self.create_typed::<Secret>(&secret).await?;
         let account = json!({ "metadata": { "name": "berth-credentials" } });
         match self.create_typed::<ServiceAccount>(&account).await {
             Err(error) if !is_conflict(&error) => return Err(error), // else an earlier Secret's

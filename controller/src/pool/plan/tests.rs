@@ -26,6 +26,7 @@ fn snapshot(replicas: i32, pairs: &[(&str, i32, i32, usize)]) -> Snapshot {
                 replicas: *replicas,
                 ready: *ready,
                 claims: *claims,
+                stray: false,
             })
             .collect(),
         refused: None,
@@ -125,4 +126,15 @@ fn what_comes_later_is_said() {
     let planned = plan(&pool);
     assert_eq!(planned.steps, []);
     assert!(matches!(planned.state, State::Stalled(Reason::NotImplemented, _)));
+}
+
+#[test]
+fn a_template_that_somebody_changed_is_mended() {
+    let mut edited = snapshot(3, &[("p-new", 3, 3, 5)]);
+    edited.pairs[0].stray = true;
+    assert_eq!(steps_of(&edited), [Step::ApplyPair(3)]);
+    // What an older pair was rendered from isn't known any more; its pods are compared when they are bound.
+    let mut older = snapshot(3, &[("p-new", 3, 3, 0), ("p-old", 0, 0, 1)]);
+    older.pairs[1].stray = true;
+    assert_eq!(steps_of(&older), []);
 }

@@ -11,6 +11,7 @@ mod grant;
 mod guarantees;
 mod gvisor;
 mod identity;
+mod kinds;
 mod manifests;
 mod pool;
 mod session;

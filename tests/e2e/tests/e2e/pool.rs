@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use berth_crds::{AgentPool, AgentSession, Phase};
+use berth_e2e::audit::BERTH;
 use berth_e2e::{Team, cluster};
+use k8s_openapi::api::admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::ResourceExt;
-use kube::api::{Api, ListParams, Patch, PatchParams};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use serde_json::json;
 
 fn current(pool: &AgentPool) -> Option<String> {
@@ -147,24 +149,32 @@ async fn a_pool_whose_sandboxes_do_not_attach_burns_no_claims_and_harms_no_other
     team.end().await
 }
 
+/// Admission lets agent-sandbox write templates: the test is what would have taken it over, and Berth is kept from mending
+/// the template until a session was refused a pod of it.
 #[tokio::test]
-async fn a_pod_of_an_edited_template_is_never_bound() -> Result<()> {
+async fn a_pod_of_an_edited_template_is_never_bound_and_the_template_is_mended() -> Result<()> {
     let team = Team::create(&cluster().await?, "edited").await?;
     let pair = current(&team.warm(&team.pool(0)).await?).context("a pair")?;
-    // Admission lets agent-sandbox write templates: the test is what would have taken it over.
-    let account = "--as=system:serviceaccount:agent-sandbox-system:agent-sandbox-controller";
-    let group = "--as-group=system:masters";
-    let patch = r#"[{"op":"add","path":"/spec/podTemplate/spec/containers/0/env","value":[{"name":"X","value":"1"}]}]"#;
-    team.kubectl(&[
-        "patch",
-        "sandboxtemplate",
-        &pair,
-        "--type=json",
-        "-p",
-        patch,
-        account,
-        group,
-    ])?;
+    let keep = Keep::from_writing_templates(&team).await?;
+    let edit = |patch: &str, dry: &[&str]| {
+        let account = "--as=system:serviceaccount:agent-sandbox-system:agent-sandbox-controller";
+        let group = "--as-group=system:masters";
+        let patch = [
+            "patch",
+            "sandboxtemplate",
+            &pair,
+            "--type=json",
+            "-p",
+            patch,
+            account,
+            group,
+        ];
+        team.kubectl(&[&patch, dry].concat())
+    };
+    edit(
+        r#"[{"op":"add","path":"/spec/podTemplate/spec/containers/0/env","value":[{"name":"X","value":"1"}]}]"#,
+        &[],
+    )?;
     team.session("s", "true").await?;
     let session = team.condition("s", "Ready", "False", "PodNotAsRendered").await?;
     let status = session.status.context("a status")?;
@@ -172,7 +182,64 @@ async fn a_pod_of_an_edited_template_is_never_bound() -> Result<()> {
     let said = said.map(|ready| ready.message.clone()).unwrap_or_default();
     assert!(said.contains("containers[agent].env"), "{said}");
     assert!(status.sandbox.is_none(), "{:?}", status.sandbox);
+
+    keep.end().await?;
+    team.condition("s", "Succeeded", "True", "Succeeded").await?;
+    let template = team.kubectl(&["get", "sandboxtemplate", &pair, "-o", "yaml"])?;
+    assert!(!template.contains("name: X"), "{template}");
     team.end().await
+}
+
+/// Admission that keeps Berth from writing templates of one namespace.
+struct Keep(
+    Api<ValidatingAdmissionPolicy>,
+    Api<ValidatingAdmissionPolicyBinding>,
+    String,
+);
+
+impl Keep {
+    async fn from_writing_templates(team: &Team) -> Result<Self> {
+        let name = format!("{}-templates", team.namespace);
+        let client = team.cluster.client.clone();
+        let keep = Self(Api::all(client.clone()), Api::all(client), name.clone());
+        let policy = json!({
+            "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy", "metadata": { "name": name },
+            "spec": {
+                "matchConstraints": { "resourceRules": [{
+                    "apiGroups": ["extensions.agents.x-k8s.io"], "apiVersions": ["*"],
+                    "operations": ["UPDATE"], "resources": ["sandboxtemplates"],
+                }] },
+                "validations": [{ "expression": format!("request.userInfo.username != '{BERTH}'") }],
+            },
+        });
+        let binding = json!({
+            "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding",
+            "metadata": { "name": name },
+            "spec": { "policyName": name, "validationActions": ["Deny"], "matchResources": { "namespaceSelector": {
+                "matchLabels": { "kubernetes.io/metadata.name": team.namespace },
+            } } },
+        });
+        let params = PostParams::default();
+        keep.0.create(&params, &serde_json::from_value(policy)?).await?;
+        keep.1.create(&params, &serde_json::from_value(binding)?).await?;
+        // An API server takes a policy up within moments, which nothing shows but its refusals.
+        let pair = team.kubectl(&["get", "sandboxtemplate", "-o", "name"])?;
+        let tried = ["annotate", pair.trim(), "try=1", "--dry-run=server", "--as", BERTH];
+        for _ in 0..100 {
+            if team.kubectl(&tried).is_err() {
+                return Ok(keep);
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        anyhow::bail!("Berth may still write templates of {}", team.namespace)
+    }
+
+    async fn end(self) -> Result<()> {
+        let params = DeleteParams::default();
+        self.1.delete(&self.2, &params).await?;
+        self.0.delete(&self.2, &params).await?;
+        Ok(())
+    }
 }
 
 #[tokio::test]

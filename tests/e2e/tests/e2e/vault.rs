@@ -59,23 +59,12 @@ async fn says(team: &Team, reason: &str) -> Result<CredentialBinding> {
     .await
 }
 
-/// What the agent printed.
-async fn output(team: &Team, uid: &str) -> Result<String> {
-    let select = "select coalesce(string_agg(convert_from(output, 'UTF8'), '' order by client_seq), '') \
-        from session_event where session_uid = $1 and kind = 'output'";
-    let output: String = sqlx::query_scalar(select)
-        .bind(uid)
-        .fetch_one(&team.cluster.database)
-        .await?;
-    Ok(output)
-}
-
 /// Waits until the agent's newest answer has this status; it asks five times a second.
 async fn answers(team: &Team, uid: &str, status: &str, most: Duration) -> Result<String> {
     let wanted = format!("status={status}");
     let look = async {
         loop {
-            let output = output(team, uid).await?;
+            let output = team.output(uid).await?;
             let last = output.lines().rfind(|line| line.contains("status="));
             if last.is_some_and(|line| line.ends_with(&wanted)) {
                 return Ok::<_, anyhow::Error>(output);
