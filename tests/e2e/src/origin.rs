@@ -8,14 +8,14 @@ use berth_gallery::origin::{Authority, Origin, echo};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
-use kube::api::{Api, DeleteParams, DynamicObject, PostParams};
+use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::GroupVersionKind;
 use kube::discovery::ApiResource;
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use crate::Team;
+use crate::{Cluster, Team};
 
 /// The host; it answers every request with the request itself, the worst that an allowed host may do.
 pub struct Outside {
@@ -52,25 +52,42 @@ pub fn name(team: &Team, short: &str) -> String {
     format!("{short}.{}.svc.cluster.local", team.namespace)
 }
 
+/// The cluster's own authority, which the controller trusts with token endpoints and the tests' gateway.
+pub fn clusters_own(cluster: &Cluster) -> Result<Authority> {
+    let pki = cluster.folder.join("pki");
+    Authority::of(
+        "berth-cluster",
+        std::fs::read_to_string(pki.join("ca.crt"))?,
+        &std::fs::read_to_string(pki.join("ca.key"))?,
+    )
+}
+
 /// Makes an authority known to pools that name ConfigMap `upstream-ca`.
 pub async fn trust(team: &Team, authority: &Authority) -> Result<()> {
     let ca = json!({ "metadata": { "name": "upstream-ca" }, "data": { "ca.crt": authority.pem } });
     team.create_typed::<ConfigMap>(&ca).await
 }
 
-/// Makes what listens on loopback a Service of the team's, port 443, for as long as the answer lives.
+/// Makes what listens on loopback a Service of the team's, port 443, for as long as the answer lives. A Service of an
+/// earlier run stays, and leads here from now on.
 pub async fn expose(team: &Team, short: &str, to: SocketAddr) -> Result<JoinSet<()>> {
     let (relay, address) = relay(team, to).await?;
     let ports = json!([{ "name": "https", "port": 443, "targetPort": address.port() }]);
-    let service = json!({ "metadata": { "name": short }, "spec": { "ports": ports } });
-    team.create_typed::<Service>(&service).await?;
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": { "name": short }, "spec": { "ports": ports },
+    });
+    let apply = PatchParams::apply("e2e").force();
+    let services = team.api::<Service>();
+    services.patch(short, &apply, &Patch::Apply(&service)).await?;
     let slice = json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
         "metadata": { "name": short, "labels": { "kubernetes.io/service-name": short } },
         "addressType": "IPv4",
         "endpoints": [{ "addresses": [address.ip().to_string()], "conditions": { "ready": true } }],
         "ports": [{ "name": "https", "port": address.port(), "protocol": "TCP" }],
     });
-    team.create_typed::<EndpointSlice>(&slice).await?;
+    let slices = team.api::<EndpointSlice>();
+    slices.patch(short, &apply, &Patch::Apply(&slice)).await?;
     Ok(relay)
 }
 

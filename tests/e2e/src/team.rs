@@ -61,6 +61,18 @@ impl Team {
         Ok(team)
     }
 
+    /// A namespace by its name, which stays: the install's configuration says it.
+    pub async fn lasting(cluster: &Cluster, namespace: &str) -> Result<Self> {
+        let namespaces: Api<Namespace> = Api::all(cluster.client.clone());
+        let object = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": namespace } });
+        let apply = PatchParams::apply("e2e").force();
+        namespaces.patch(namespace, &apply, &Patch::Apply(&object)).await?;
+        Ok(Self {
+            cluster: cluster.clone(),
+            namespace: namespace.to_owned(),
+        })
+    }
+
     /// A namespace whose pool `pool` of this size is warm. The harness is a shell that runs the prompt.
     pub async fn with_pool(cluster: &Cluster, purpose: &str, replicas: i32) -> Result<Self> {
         let team = Self::create(cluster, purpose).await?;

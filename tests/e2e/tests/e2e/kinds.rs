@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use berth_crds::{CredentialBinding, Phase};
-use berth_e2e::origin::{Outside, expose, name, trust};
+use berth_e2e::origin::{Outside, clusters_own, expose, name, trust};
 use berth_e2e::{Team, cluster};
 use berth_gallery::aws::{self, Key};
 use berth_gallery::oauth::{AuthorizationServer, CLIENT, CLIENT_SECRET};
@@ -16,12 +16,7 @@ use serde_json::{Value, json};
 
 /// The cluster's own authority: the controller trusts it with token endpoints, and `upstream-ca` says it to the pool.
 async fn authority(team: &Team) -> Result<Authority> {
-    let pki = team.cluster.folder.join("pki");
-    let authority = Authority::of(
-        "berth-cluster",
-        std::fs::read_to_string(pki.join("ca.crt"))?,
-        &std::fs::read_to_string(pki.join("ca.key"))?,
-    )?;
+    let authority = clusters_own(&team.cluster)?;
     trust(team, &authority).await?;
     let mut pool = team.pool(1);
     pool["spec"]["caBundleRef"] = json!({ "name": "upstream-ca" });

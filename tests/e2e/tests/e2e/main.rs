@@ -7,6 +7,7 @@
 mod disruptive;
 mod evidence;
 mod forge;
+mod gateway;
 mod grant;
 mod guarantees;
 mod gvisor;

@@ -95,12 +95,13 @@ async fn an_upgrade_leaves_a_bound_session_without_its_stream_for_seconds() -> R
 
 /// What stays in the release's namespace: who leads and the control stream's CA, for the next install, and the Secrets
 /// that were there before.
-const KEPT: [&str; 5] = [
+const KEPT: [&str; 6] = [
     "lease.coordination.k8s.io/berth-controller",
     "secret/berth-control-tls",
     "secret/berth-database",
     "secret/berth-database-owner",
     "secret/berth-forge",
+    "secret/berth-gateway",
 ];
 
 /// Everything in the release's namespace, and everything cluster-wide that bears Berth's name.
