@@ -159,7 +159,7 @@ impl<'a> Asking<'a> {
         }
         let made = self.send("/key/generate", &key::generate(wanted, value), value).await;
         match made {
-            Ok(answer) => self.confirm(answer, value, "/key/generate").map(drop),
+            Ok(answer) => self.confirm(answer.as_ref(), value, "/key/generate"),
             Err(refusal @ GatewayError::Refused { .. }) => {
                 if self.update(&key::update(wanted, value), value).await? {
                     Ok(())
@@ -209,13 +209,13 @@ impl<'a> Asking<'a> {
     async fn update(&self, body: &Value, value: &SecretString) -> Result<bool, GatewayError> {
         match self.send("/key/update", body, value).await? {
             None => Ok(false),
-            answer => self.confirm(answer, value, "/key/update").map(|()| true),
+            answer => self.confirm(answer.as_ref(), value, "/key/update").map(|()| true),
         }
     }
 
     /// Both routes answer with the key that they were about.
-    fn confirm(&self, answer: Option<Value>, value: &SecretString, route: &'static str) -> Result<(), GatewayError> {
-        let named = answer.as_ref().and_then(|answer| answer.get("key")?.as_str());
+    fn confirm(&self, answer: Option<&Value>, value: &SecretString, route: &'static str) -> Result<(), GatewayError> {
+        let named = answer.and_then(|answer| answer.get("key")?.as_str());
         if named == Some(value.expose_secret()) {
             Ok(())
         } else {

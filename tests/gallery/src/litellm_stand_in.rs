@@ -78,42 +78,48 @@ impl LiteLlmStandIn {
 
 impl Gateway {
     fn answer(&mut self, seen: &Seen) -> Option<Vec<u8>> {
-        let key = seen.header("authorization").unwrap_or_default();
-        let key = key.strip_prefix("Bearer ").unwrap_or_default().to_owned();
-        let (path, query) = seen.target().split_once('?').unwrap_or((seen.target(), ""));
         match self.fault {
-            Some(Fault::Away) => return None,
-            Some(Fault::Broken) => return refuse(500, "DB not connected", "internal_server_error", Value::Null),
-            Some(Fault::Other) => return respond(404, &json!({"detail": "Not Found"})),
-            Some(Fault::Forgets) | None => {}
+            Some(Fault::Away) => None,
+            Some(Fault::Broken) => Some(refuse(500, "DB not connected", "internal_server_error", None)),
+            Some(Fault::Other) => Some(respond(404, &json!({"detail": "Not Found"}))),
+            Some(Fault::Forgets) => {
+                self.route(seen);
+                None
+            }
+            None => Some(self.route(seen)),
         }
+    }
+
+    fn route(&mut self, seen: &Seen) -> Vec<u8> {
+        let key = seen.header("authorization").unwrap_or_default();
+        let key = key.strip_prefix("Bearer ").unwrap_or_default();
+        let (path, query) = seen.target().split_once('?').unwrap_or_else(|| (seen.target(), ""));
         if path == "/v1/chat/completions" {
-            return self.complete(&key, &body(seen));
+            return self.complete(key, &body(seen));
         }
         if key != ADMIN {
             let message = "Authentication Error, Invalid proxy server token passed. Unable to find token in cache or `LiteLLM_VerificationTable`";
-            return refuse(401, message, "token_not_found_in_db", json!("key"));
+            return refuse(401, message, "token_not_found_in_db", Some("key"));
         }
-        let answer = match path {
+        match path {
             "/key/generate" => self.generate(body(seen)),
             "/key/update" => self.update(body(seen)),
             "/key/delete" => self.delete(&body(seen)),
             "/key/aliases" => self.aliases(query),
             _ => respond(404, &json!({"detail": "Not Found"})),
-        };
-        answer.filter(|_| self.fault != Some(Fault::Forgets))
+        }
     }
 
-    fn generate(&mut self, mut asked: Map<String, Value>) -> Option<Vec<u8>> {
+    fn generate(&mut self, mut asked: Map<String, Value>) -> Vec<u8> {
         if let Some(refusal) = self.over_budget(&asked).or_else(|| self.other_alias(&asked, None)) {
-            return Some(refusal);
+            return refusal;
         }
         let Some(key) = asked.remove("key").and_then(|key| key.as_str().map(str::to_owned)) else {
-            return refuse(400, "{'error': 'no key'}", "bad_request_error", json!("key"));
+            return refuse(400, "{'error': 'no key'}", "bad_request_error", Some("key"));
         };
         if !key.starts_with("sk-") || key.len() < 16 {
             let message = "{'error': \"Invalid key format. LiteLLM Virtual Key must start with 'sk-'.\"}";
-            return refuse(400, message, "bad_request_error", json!("key"));
+            return refuse(400, message, "bad_request_error", Some("key"));
         }
         if asked.remove("key_type") == Some(json!("llm_api")) {
             asked.insert("allowed_routes".to_owned(), json!(["llm_api_routes"]));
@@ -130,17 +136,17 @@ impl Gateway {
         respond(200, &Value::Object(said))
     }
 
-    fn update(&mut self, mut asked: Map<String, Value>) -> Option<Vec<u8>> {
+    fn update(&mut self, mut asked: Map<String, Value>) -> Vec<u8> {
         let key = asked.remove("key").unwrap_or_default();
         let key = key.as_str().unwrap_or_default().to_owned();
         if !self.keys.contains_key(&key) {
-            return refuse(404, "Key not found.", "not_found_error", json!("key"));
+            return refuse(404, "Key not found.", "not_found_error", Some("key"));
         }
         if let Some(refusal) = self
             .over_budget(&asked)
             .or_else(|| self.other_alias(&asked, Some(&key)))
         {
-            return Some(refusal);
+            return refusal;
         }
         let row = self.keys.entry(key.clone()).or_default();
         row.extend(asked); // a merge patch, in which null stands for nothing
@@ -149,7 +155,7 @@ impl Gateway {
         respond(200, &Value::Object(said))
     }
 
-    fn delete(&mut self, asked: &Map<String, Value>) -> Option<Vec<u8>> {
+    fn delete(&mut self, asked: &Map<String, Value>) -> Vec<u8> {
         let named = |field: &str, value: &str| {
             let list = asked.get(field).and_then(Value::as_array);
             list.is_some_and(|list| list.iter().any(|named| named == value))
@@ -160,13 +166,13 @@ impl Gateway {
             !named("keys", key) && !named("key_aliases", alias)
         });
         if self.keys.len() == before {
-            return refuse(404, "{'error': 'No keys found'}", "not_found_error", Value::Null);
+            return refuse(404, "{'error': 'No keys found'}", "not_found_error", None);
         }
         let deleted = asked.get("key_aliases").or_else(|| asked.get("keys"));
         respond(200, &json!({"deleted_keys": deleted}))
     }
 
-    fn aliases(&self, query: &str) -> Option<Vec<u8>> {
+    fn aliases(&self, query: &str) -> Vec<u8> {
         let parameter = |name: &str| {
             let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
             pairs.clone().find(|(found, _)| *found == name).map(|(_, value)| value)
@@ -186,20 +192,20 @@ impl Gateway {
     }
 
     /// A model that always says the same, for a key that may use it.
-    fn complete(&self, key: &str, asked: &Map<String, Value>) -> Option<Vec<u8>> {
+    fn complete(&self, key: &str, asked: &Map<String, Value>) -> Vec<u8> {
         let Some(row) = self.keys.get(key) else {
             let message = "Authentication Error, Invalid proxy server token passed.";
-            return refuse(401, message, "token_not_found_in_db", json!("key"));
+            return refuse(401, message, "token_not_found_in_db", Some("key"));
         };
         if row.get("blocked") == Some(&json!(true)) {
             let message = "Authentication Error, Key is blocked. Update via `/key/unblock` if you're an admin.";
-            return refuse(401, message, "auth_error", Value::Null);
+            return refuse(401, message, "auth_error", None);
         }
         let model = asked.get("model").cloned().unwrap_or_default();
         let models = row.get("models").and_then(Value::as_array).cloned().unwrap_or_default();
         if !models.is_empty() && !models.contains(&model) {
             let message = format!("key not allowed to access model. This key can only access models={models:?}.");
-            return refuse(401, &message, "key_model_access_denied", json!("model"));
+            return refuse(401, &message, "key_model_access_denied", Some("model"));
         }
         let message = json!({"role": "assistant", "content": "played"});
         let choice = json!({"index": 0, "message": message, "finish_reason": "stop"});
@@ -214,11 +220,7 @@ impl Gateway {
         let message = format!(
             "{{'error': 'max_budget is over max limit set in config - user_value={budget}; max_value={most}'}}"
         );
-        if budget > most {
-            refuse(400, &message, "bad_request_error", Value::Null)
-        } else {
-            None
-        }
+        (budget > most).then(|| refuse(400, &message, "bad_request_error", None))
     }
 
     fn other_alias(&self, asked: &Map<String, Value>, own: Option<&str>) -> Option<Vec<u8>> {
@@ -228,7 +230,7 @@ impl Gateway {
         let alias = alias.as_str().unwrap_or_default();
         let message =
             format!("Key with alias '{alias}' already exists. Unique key aliases across all keys are required.");
-        refuse(400, &message, "bad_request_error", json!("key_alias"))
+        Some(refuse(400, &message, "bad_request_error", Some("key_alias")))
     }
 }
 
@@ -236,18 +238,18 @@ fn body(seen: &Seen) -> Map<String, Value> {
     serde_json::from_slice(&seen.body).unwrap_or_default()
 }
 
-fn refuse(status: u16, message: &str, kind: &str, param: Value) -> Option<Vec<u8>> {
+fn refuse(status: u16, message: &str, kind: &str, param: Option<&str>) -> Vec<u8> {
     let error = json!({"message": message, "type": kind, "param": param, "code": status.to_string()});
     respond(status, &json!({ "error": error }))
 }
 
-fn respond(status: u16, said: &Value) -> Option<Vec<u8>> {
+fn respond(status: u16, said: &Value) -> Vec<u8> {
     let said = said.to_string();
     let head = format!(
         "HTTP/1.1 {status} As Said\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
         said.len()
     );
-    Some([head.as_bytes(), said.as_bytes()].concat())
+    [head.as_bytes(), said.as_bytes()].concat()
 }
 
 /// Its admin key.

@@ -34,7 +34,7 @@ impl Scene {
         let (authority, host) = (clusters_own(&cluster)?, name(&lasting, "gateway"));
         trust(&team, &authority).await?;
         let stand_in = LiteLlmStandIn::start(&authority, &[&host]).await?;
-        let _exposed = expose(&lasting, "gateway", stand_in.origin.address).await?;
+        let exposed = expose(&lasting, "gateway", stand_in.origin.address).await?;
         let mut pool = team.pool(1);
         pool["spec"]["caBundleRef"] = json!({ "name": "upstream-ca" });
         team.apply(&pool).await?;
@@ -46,7 +46,7 @@ impl Scene {
             team,
             host,
             stand_in,
-            _exposed,
+            _exposed: exposed,
         };
         scene.bind().await?;
         Ok(scene)
@@ -116,13 +116,26 @@ async fn printed(team: &Team, session: &AgentSession, text: &str) -> Result<Stri
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_spends_a_key_of_its_own_that_goes_with_it() -> Result<()> {
     let scene = Scene::create("gateway").await?;
-    let team = &scene.team;
     scene.session("s", "until [ -e stop ]; do sleep 0.2; done").await?;
-    let running = team.phase("s", Phase::Running).await?;
-    let output = printed(team, &running, "status=200").await?;
+    let running = scene.team.phase("s", Phase::Running).await?;
+    let key = spends(&scene, &running).await?;
+    is_blocked_while_suspended(&scene, &key).await?;
+    let pod = scene.team.pod_of(&running).await?.name_any();
+    let stop = ["exec", &pod, "--container", "agent", "--", "touch", "/workspace/stop"];
+    scene.team.kubectl(&stop)?;
+    scene.team.phase("s", Phase::Succeeded).await?;
+    scene.has_keys(0).await?;
+    waits_while_the_gateway_is_away(&scene).await?;
+    scene.team.end_policy().await?;
+    scene.team.end().await
+}
+
+/// Gives the key, which the gateway alone has seen.
+async fn spends(scene: &Scene, session: &AgentSession) -> Result<String> {
+    let output = printed(&scene.team, session, "status=200").await?;
     scene.has_keys(1).await?;
     let (key, row) = scene.stand_in.keys().pop_first().context("a key")?;
-    let uid = running.uid().context("a uid")?;
+    let uid = session.uid().context("a uid")?;
     assert_eq!(
         (&row["metadata"]["session_uid"], &row["models"]),
         (&json!(uid), &json!(["gpt-fake"]))
@@ -139,58 +152,42 @@ async fn a_session_spends_a_key_of_its_own_that_goes_with_it() -> Result<()> {
         "{}",
         call.head
     );
+    Ok(key)
+}
 
-    // Granted no more, the key is blocked, with what it has spent; granted again it is the same one.
-    team.kubectl(&[
-        "patch",
-        "credentialbinding",
-        "models",
-        "--type=merge",
-        "--patch",
-        r#"{"spec":{"suspend":true}}"#,
-    ])?;
-    is_blocked(&scene, &key, true).await?;
-    team.kubectl(&[
-        "patch",
-        "credentialbinding",
-        "models",
-        "--type=merge",
-        "--patch",
-        r#"{"spec":{"suspend":false}}"#,
-    ])?;
-    is_blocked(&scene, &key, false).await?;
-    scene.has_keys(1).await?;
+/// Granted no more, the key is blocked, with what it has spent; granted again it is the same one.
+async fn is_blocked_while_suspended(scene: &Scene, key: &str) -> Result<()> {
+    for suspended in [true, false] {
+        let patch = json!({ "spec": { "suspend": suspended } }).to_string();
+        let change = [
+            "patch",
+            "credentialbinding",
+            "models",
+            "--type=merge",
+            "--patch",
+            &patch,
+        ];
+        scene.team.kubectl(&change)?;
+        is_blocked(scene, key, suspended).await?;
+    }
+    scene.has_keys(1).await
+}
 
-    let pod = team.pod_of(&running).await?;
-    team.kubectl(&[
-        "exec",
-        &pod.name_any(),
-        "--container",
-        "agent",
-        "--",
-        "touch",
-        "/workspace/stop",
-    ])?;
-    team.phase("s", Phase::Succeeded).await?;
-    scene.has_keys(0).await?;
-
-    // Without the gateway a session waits, is told why, and goes on when it is back.
+/// A session waits, is told why, and goes on when the gateway is back.
+async fn waits_while_the_gateway_is_away(scene: &Scene) -> Result<()> {
     scene.stand_in.fails_with(Some(Fault::Broken));
     scene.session("t", "true").await?;
-    let told = team
+    let told = scene
+        .team
         .condition("t", "CredentialsReady", "False", "GatewayUnreachable")
         .await?;
     let conditions = told.status.map(|status| status.conditions).unwrap_or_default();
-    let message = conditions
-        .iter()
-        .find(|it| it.type_ == "CredentialsReady")
-        .map(|it| it.message.clone());
-    assert!(message.is_some_and(|message| message.contains("gateway e2e fails: 500")));
+    let said = conditions.iter().find(|it| it.type_ == "CredentialsReady");
+    let said = said.map(|it| it.message.clone()).unwrap_or_default();
+    assert!(said.contains("gateway e2e fails: 500"), "{said}");
     scene.stand_in.fails_with(None);
-    team.phase("t", Phase::Succeeded).await?;
-    scene.has_keys(0).await?;
-    team.end_policy().await?;
-    scene.team.end().await
+    scene.team.phase("t", Phase::Succeeded).await?;
+    scene.has_keys(0).await
 }
 
 async fn is_blocked(scene: &Scene, key: &str, blocked: bool) -> Result<()> {
