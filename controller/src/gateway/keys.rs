@@ -94,6 +94,8 @@ struct State {
 enum Stands {
     /// It may be there.
     Unknown,
+    /// A former leader made it: the sidecar holds it.
+    Presumed,
     Active {
         terms: Terms,
         renew: Timestamp,
@@ -172,6 +174,7 @@ impl Keys {
                 terms.models == wanted.terms.models && state.ends > now + MARGIN,
                 (*terms == wanted.terms).then_some(*renew),
             ),
+            Stands::Presumed => (state.ends > now + MARGIN, None),
             Stands::Blocked | Stands::Unknown => (false, None),
         };
         let failure = state.failure.as_ref();
@@ -208,6 +211,16 @@ impl Keys {
         self.busy.lock().remove(id);
     }
 
+    /// A sidecar holds what a former leader granted it, and with that its key, which is the very same. It goes on being
+    /// offered while the gateway is asked.
+    pub fn presume(&self, wanted: &Wanted, now: Timestamp) {
+        let mut states = self.states.lock();
+        let state = states.entry(wanted.id.clone()).or_insert_with(|| unknown(wanted, now));
+        if matches!(state.stands, Stands::Unknown) {
+            state.stands = Stands::Presumed;
+        }
+    }
+
     /// The gateway has a key that this process knows nothing of. Whether that was new.
     pub fn seen(&self, wanted: &Wanted, now: Timestamp) -> bool {
         let mut states = self.states.lock();
@@ -232,7 +245,12 @@ impl Keys {
                 state.ends = after(now, lasts);
                 state.failure = None;
             }
-            Err(trouble) => state.fail(Work::Keep(wanted.terms.clone()), trouble, (now, jitter)),
+            Err(trouble) => {
+                if trouble.reason == Reason::GatewayRefused && matches!(state.stands, Stands::Presumed) {
+                    state.stands = Stands::Unknown;
+                }
+                state.fail(Work::Keep(wanted.terms.clone()), trouble, (now, jitter));
+            }
         }
     }
 

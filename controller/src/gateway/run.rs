@@ -1,7 +1,7 @@
 //! IO: what the sessions of a namespace need now of their gateways: keys to be made, changed or renewed, and others to be
 //! ended. All of it happens beside the pass that found it, which waits for no gateway.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,9 +12,10 @@ use secrecy::SecretString;
 
 use super::client::{Asking, GatewayError};
 use super::key::{self, KeyId, Wanted};
-use super::keys::{Fate, Standing, Trouble, Unwanted, fate};
+use super::keys::{Fate, Keys, Standing, Trouble, Unwanted, fate};
 use crate::context::Context;
 use crate::grant::decide::Decisions;
+use crate::grant::offer::InstallKey;
 use crate::session::plan::has_ended;
 use crate::telemetry::chain;
 use crate::watch::Name;
@@ -40,8 +41,6 @@ pub struct Found {
     pub held: Held,
     /// How long until the next thing is due.
     pub wait: Option<Duration>,
-    /// Sessions, by UID, with a key that the gateway is asked about for the first time.
-    pub asking: BTreeSet<String>,
     wanted: HashSet<KeyId>,
     /// Keys to be asked for, and whether they are there already.
     due: Vec<(Wanted, bool)>,
@@ -49,33 +48,46 @@ pub struct Found {
     over: Vec<Unwanted>,
 }
 
+/// A session that holds a pod.
+pub struct OnPod<'a> {
+    /// The session.
+    pub session: &'a AgentSession,
+    /// Whether its sidecar holds what a former leader granted, and nothing of this one's yet.
+    pub taken_over: bool,
+}
+
 /// Looks at what the sessions that hold a pod are granted.
 pub fn look<'a>(
-    context: &Context,
-    sessions: impl Iterator<Item = &'a Arc<AgentSession>>,
+    (keys, install_key): (&Keys, &InstallKey),
+    sessions: impl Iterator<Item = OnPod<'a>>,
     bindings: &[Arc<CredentialBinding>],
     decisions: &Decisions,
+    now: Timestamp,
 ) -> Found {
-    let (mut found, now) = (Found::default(), context.clock.now());
-    for session in sessions.filter(|session| !session.status.as_ref().is_some_and(has_ended)) {
+    let mut found = Found::default();
+    for OnPod { session, taken_over } in sessions {
+        if session.status.as_ref().is_some_and(has_ended) {
+            continue;
+        }
         let uid = session.uid().unwrap_or_default();
         for grant in decisions.sessions.get(&uid).into_iter().flatten() {
             let binding = bindings.iter().find(|binding| binding.name_any() == grant.binding);
-            let wanted = binding.and_then(|binding| Wanted::of(&context.install_key, session, binding));
+            let wanted = binding.and_then(|binding| Wanted::of(install_key, session, binding));
             let Some(wanted) = wanted else { continue };
             found.wanted.insert(wanted.id.clone());
-            let known = context.gateway_keys.known(&wanted, now);
+            let mut known = keys.known(&wanted, now);
+            if taken_over && known.is_first {
+                keys.presume(&wanted, now);
+                known = keys.known(&wanted, now);
+            }
             if let Some(ends) = known.ends {
                 let held = HeldKey {
-                    value: key::value(&context.install_key, &wanted.id),
+                    value: key::value(install_key, &wanted.id),
                     alias: wanted.alias.clone(),
                     ends,
                 };
                 let theirs = found.held.entry(uid.clone()).or_default();
                 theirs.insert(wanted.binding.clone(), held);
-            }
-            if known.is_first {
-                found.asking.insert(uid.clone());
             }
             if known.is_due {
                 found.due.push((wanted, known.is_there));
@@ -194,4 +206,118 @@ async fn with<T>(
         reason: error.reason(),
         message: chain(&error),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use berth_crds::{AgentSessionSpec, AgentSessionStatus, CredentialBindingSpec, Grant};
+    use berth_outbound::post::Caller;
+    use serde_json::json;
+
+    use super::*;
+    use crate::gateway::config::Gateways;
+    use crate::grant::decide::{Active, SessionGrant};
+    use crate::grant::permit::Permitted;
+
+    fn keys() -> Keys {
+        let vetting = berth_egress::address::Vetting::default();
+        let resolver = berth_outbound::resolve::Resolver::new(HashMap::new(), vetting).unwrap();
+        let tls = berth_outbound::tls::UpstreamTls::new(&[]).unwrap();
+        let dialer = berth_outbound::dial::Dialer::new(resolver, tls);
+        Keys::new(Gateways::default(), Caller::new(dialer, Vec::new()))
+    }
+
+    fn session(uid: &str, stopped: bool) -> AgentSession {
+        let mut session = AgentSession::new(uid, AgentSessionSpec::default());
+        session.metadata.namespace = Some("team-a".to_owned());
+        session.metadata.uid = Some(uid.to_owned());
+        session.status = Some(AgentSessionStatus {
+            stopped_reason: stopped.then(|| "TimedOut".to_owned()),
+            ..AgentSessionStatus::default()
+        });
+        session
+    }
+
+    fn binding(name: &str, source: &serde_json::Value) -> Arc<CredentialBinding> {
+        let spec: CredentialBindingSpec = serde_json::from_value(json!({
+            "credential": {"name": "KEY", "source": source}, "subjects": {"allSessions": true}, "reason": "tests",
+            "routes": [],
+        }))
+        .unwrap();
+        let mut binding = CredentialBinding::new(name, spec);
+        binding.metadata.namespace = Some("team-a".to_owned());
+        binding.metadata.uid = Some(format!("{name}-uid"));
+        Arc::new(binding)
+    }
+
+    /// Every one of these sessions is granted every one of these bindings.
+    fn granted(sessions: &[&AgentSession], bindings: &[Arc<CredentialBinding>]) -> Decisions {
+        let grant = |binding: &Arc<CredentialBinding>| SessionGrant {
+            binding: binding.name_any(),
+            active: Active {
+                permitted: Permitted::default(),
+                grant: Grant::default(),
+                expires: None,
+                version: String::new(),
+            },
+        };
+        let of = |session: &&AgentSession| (session.uid().unwrap(), bindings.iter().map(grant).collect());
+        Decisions {
+            sessions: sessions.iter().map(of).collect(),
+            ..Decisions::default()
+        }
+    }
+
+    #[test]
+    fn a_key_is_asked_for_where_it_is_granted_and_held_once_it_is_there() {
+        let (keys, install_key, now) = (keys(), InstallKey::new(vec![7; 32]), Timestamp::UNIX_EPOCH);
+        let (runs, over, ungranted) = (
+            session("runs", false),
+            session("over", true),
+            session("ungranted", false),
+        );
+        let bindings = [
+            binding("models", &json!({"liteLLMKey": {"gateway": "main"}})),
+            binding("secret", &json!({"secretRef": {"name": "forge", "key": "token"}})),
+        ];
+        let decisions = granted(&[&runs, &over], &bindings);
+        let on_pods = |taken_over| {
+            let sessions = [&runs, &over, &ungranted];
+            sessions.map(|session| OnPod { session, taken_over })
+        };
+        let look = |taken_over| {
+            let sessions = on_pods(taken_over).into_iter();
+            look((&keys, &install_key), sessions, &bindings, &decisions, now)
+        };
+        let first = look(false);
+        assert!(first.held.is_empty() && first.wait.is_none());
+        let [(wanted, false)] = first.due.as_slice() else {
+            panic!("{:?}", first.due)
+        };
+        assert_eq!(
+            (wanted.session.name.as_str(), wanted.binding.as_str()),
+            ("runs", "models")
+        );
+        keys.settle_wanted(wanted, Ok(()), (now, 0.0));
+        let second = look(false);
+        assert!(second.due.is_empty() && second.wait.is_some());
+        let uids: Vec<&str> = second.held.keys().map(String::as_str).collect();
+        assert_eq!((uids, second.held["runs"].len()), (vec!["runs"], 1));
+    }
+
+    #[test]
+    fn what_a_former_leader_granted_is_held_before_the_gateway_has_answered() {
+        let (keys, install_key, now) = (keys(), InstallKey::new(vec![7; 32]), Timestamp::UNIX_EPOCH);
+        let runs = session("runs", false);
+        let bindings = [binding("models", &json!({"liteLLMKey": {"gateway": "main"}}))];
+        let decisions = granted(&[&runs], &bindings);
+        for taken_over in [true, false] {
+            let on_pod = OnPod {
+                session: &runs,
+                taken_over,
+            };
+            let found = look((&keys, &install_key), [on_pod].into_iter(), &bindings, &decisions, now);
+            assert_eq!((found.held["runs"].len(), found.due.len()), (1, 1));
+        }
+    }
 }

@@ -39,19 +39,31 @@ async fn sweep(context: &Context, gateway: &Gateway) -> Result<usize, GatewayErr
     let keys = &context.gateway_keys;
     let leads = || context.check_leading();
     let asking = Asking::begin(&keys.caller, gateway, &leads).await?;
-    let there = asking.aliases(&key::alias_prefix(&context.install_key)).await?;
-    // Looked at after the gateway: a key that it names was made for a session that is in the stores.
-    let (sessions, bindings) = (context.caches.sessions.state(), context.caches.bindings.state());
-    let Sorted { orphans, known } = sort(there, &gateway.name, &context.install_key, (&sessions, &bindings));
+    let stores = || (context.caches.sessions.state(), context.caches.bindings.state());
+    let Sorted { orphans, known } = delete_orphans(&asking, &gateway.name, &context.install_key, stores).await?;
     for wanted in known {
         if keys.seen(&wanted, context.clock.now()) {
             context.queues.grants.poke(wanted.id.namespace);
         }
     }
-    for some in orphans.chunks(CHUNK) {
+    Ok(orphans.len())
+}
+
+/// Deletes what belongs to nobody; gives what it found.
+pub async fn delete_orphans(
+    asking: &Asking<'_>,
+    gateway: &str,
+    install_key: &InstallKey,
+    stores: impl FnOnce() -> (Vec<Arc<AgentSession>>, Vec<Arc<CredentialBinding>>),
+) -> Result<Sorted, GatewayError> {
+    let there = asking.aliases(&key::alias_prefix(install_key)).await?;
+    // Looked at after the gateway: a key that it names was made for a session that is in the stores.
+    let (sessions, bindings) = stores();
+    let sorted = sort(there, gateway, install_key, (&sessions, &bindings));
+    for some in sorted.orphans.chunks(CHUNK) {
         asking.delete(some).await?;
     }
-    Ok(orphans.len())
+    Ok(sorted)
 }
 
 /// What a gateway has.

@@ -80,13 +80,13 @@ async fn pass(context: &Arc<Context>, namespace: &str) -> Result<Option<Duration
         oauth2::run::retire(context, (namespace, &client), &[], &oauth2::run::Found::default());
         context.secrets.forget(namespace);
         context.evidence.forget(namespace);
-        return Ok(gateway_keys(context, namespace, (&[], &bound), &mut Decisions::default()).1);
+        return Ok(gateway_keys(context, namespace, (&[], &bound), &Decisions::default()).1);
     }
     let signers = context.evidence.signers().await;
     let mut decisions = decided(context, namespace, &client, &bindings, (&bound, &sources, &signers));
     let (mut tokens, wanted) = tokens(context, &bindings, &decisions);
     let flows = oauth2::run::look(context, &bindings, &mut decisions, &mut tokens);
-    let (keys, wait) = gateway_keys(context, namespace, (&bindings, &bound), &mut decisions);
+    let (keys, wait) = gateway_keys(context, namespace, (&bindings, &bound), &decisions);
     let policies = context.caches.policies.state();
     let labels = context.caches.labels_of(namespace);
     let lease = lease(&Matching::of_namespace(namespace, labels.as_ref(), &policies));
@@ -121,15 +121,17 @@ fn gateway_keys(
     context: &Arc<Context>,
     namespace: &str,
     (bindings, bound): (&[Arc<CredentialBinding>], &[Bound]),
-    decisions: &mut Decisions,
+    decisions: &Decisions,
 ) -> (gateway::run::Held, Option<Duration>) {
-    let sessions = bound.iter().map(|bound| &bound.facts.session);
-    let mut found = gateway::run::look(context, sessions, bindings, decisions);
+    let sessions = bound.iter().map(|bound| gateway::run::OnPod {
+        session: &bound.facts.session,
+        taken_over: push::holds_earlier_grants(context, &bound.pod_uid),
+    });
+    let keys = (&context.gateway_keys, &context.install_key);
+    let mut found = gateway::run::look(keys, sessions, bindings, decisions, context.clock.now());
     let judged = bound.iter().map(|bound| bound.link.session_uid.as_str());
     let judged = judged.filter(|uid| !decisions.undetermined.contains(*uid)).collect();
     found.end(context, namespace, &judged);
-    // The key that a former leader granted is most likely the very same.
-    decisions.undetermined.append(&mut found.asking);
     let (held, wait) = (std::mem::take(&mut found.held), found.wait);
     found.begin(context);
     (held, wait)

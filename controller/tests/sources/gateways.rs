@@ -1,15 +1,17 @@
 //! Keys of model gateways, against a stand-in of LiteLLM's key routes (`berth_gallery::litellm_stand_in`, which says why).
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use berth_controller::context::NotLeading;
 use berth_controller::gateway::client::{Asking, GatewayError};
 use berth_controller::gateway::config::Gateway;
 use berth_controller::gateway::key::{self, KeyId, Terms, Wanted};
+use berth_controller::gateway::sweep;
 use berth_controller::grant::offer::InstallKey;
 use berth_controller::watch::Name;
-use berth_crds::Reason;
+use berth_crds::{AgentSession, CredentialBinding, Reason};
 use berth_egress::address::Vetting;
 use berth_egress::authority::Host;
 use berth_gallery::litellm_stand_in::{ADMIN, Fault, LiteLlmStandIn};
@@ -104,6 +106,14 @@ fn wanted(session: &str, budget: Option<&str>) -> Wanted {
     }
 }
 
+/// A key that only looks like one of this install's.
+fn foreign() -> Wanted {
+    Wanted {
+        alias: format!("of-{}somebody-else", key::alias_prefix(&install())),
+        ..wanted("foreign", None)
+    }
+}
+
 #[tokio::test]
 async fn a_key_is_made_once_and_a_restart_takes_it_up() -> Result<()> {
     let scene = Scene::new().await?;
@@ -190,9 +200,7 @@ async fn every_alias_of_an_install_is_found_and_no_other() -> Result<()> {
     for session in &sessions {
         scene.keep(&wanted(session, None), false).await?;
     }
-    let mut foreign = wanted("s", None);
-    foreign.alias = format!("of-{}somebody-else", key::alias_prefix(&install()));
-    scene.keep(&foreign, false).await?;
+    scene.keep(&foreign(), false).await?;
     let asking = scene.asking().await?;
     let found = asking.aliases(&key::alias_prefix(&install())).await?;
     let expected: Vec<String> = sessions.drain(..).map(|session| wanted(&session, None).alias).collect();
@@ -200,6 +208,40 @@ async fn every_alias_of_an_install_is_found_and_no_other() -> Result<()> {
     let (gone, kept) = found.split_at(200);
     asking.delete(gone).await?;
     assert_eq!(asking.aliases(&key::alias_prefix(&install())).await?, kept);
+    Ok(())
+}
+
+/// What a leader left that went before it could delete it.
+#[tokio::test]
+async fn a_sweep_deletes_what_no_session_has_and_leaves_the_rest() -> Result<()> {
+    let scene = Scene::new().await?;
+    let object = |kind: &str, uid: &str, spec: Value| {
+        let metadata = json!({"name": uid, "namespace": "team-a", "uid": uid});
+        json!({"apiVersion": "berth.dev/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec})
+    };
+    let spec = json!({"poolRef": {"name": "pool"}, "task": {"prompt": "p"}});
+    let session = |uid| serde_json::from_value::<AgentSession>(object("AgentSession", uid, spec.clone()));
+    let binding: CredentialBinding = serde_json::from_value(object(
+        "CredentialBinding",
+        "models",
+        json!({
+            "credential": {"name": "KEY", "source": {"liteLLMKey": {"gateway": "main"}}}, "routes": [],
+            "subjects": {"allSessions": true}, "reason": "tests",
+        }),
+    ))?;
+    let (lives, gone) = (session("lives")?, session("gone")?);
+    for session in [&lives, &gone] {
+        let wanted = Wanted::of(&install(), session, &binding).context("a key")?;
+        scene.keep(&wanted, false).await?;
+    }
+    scene.keep(&foreign(), false).await?;
+    let stores = || (vec![Arc::new(lives)], vec![Arc::new(binding)]);
+    let asking = scene.asking().await?;
+    let swept = sweep::delete_orphans(&asking, "main", &install(), stores).await?;
+    assert_eq!((swept.orphans.len(), swept.known.len()), (1, 1));
+    assert!(swept.orphans[0].contains("-team-a-gone-"), "{swept:?}");
+    let left = scene.stand_in.keys().len();
+    assert_eq!(left, 2, "the living session's, and another install's");
     Ok(())
 }
 

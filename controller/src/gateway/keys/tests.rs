@@ -169,6 +169,27 @@ fn a_key_that_only_the_gateway_knows_is_taken_up() {
 }
 
 #[test]
+fn a_key_of_a_former_leader_is_offered_on_unless_the_gateway_refuses_it() {
+    let keys = keys();
+    keys.presume(&wanted("1", &[]), at(0));
+    let known = |second| keys.known(&wanted("1", &[]), at(second));
+    assert!(known(0).is_due && known(0).is_there && known(0).ends.is_some());
+    let away = Trouble {
+        reason: Reason::GatewayUnreachable,
+        ..trouble()
+    };
+    keys.settle_wanted(&wanted("1", &[]), Err(away), (at(0), 0.0));
+    assert!(known(1).ends.is_some() && !known(1).is_due);
+    keys.settle_wanted(&wanted("1", &[]), Err(trouble()), (at(15), 0.0));
+    assert!(known(16).ends.is_none());
+    keys.presume(&wanted("1", &[]), at(16));
+    keys.settle_wanted(&wanted("1", &[]), Ok(()), (at(16), 0.0));
+    keys.settle_unwanted(&unwanted(Fate::Block), Ok(true), (at(17), 0.0));
+    keys.presume(&wanted("1", &[]), at(18));
+    assert!(known(18).ends.is_none(), "a blocked key is known to be of no use");
+}
+
+#[test]
 fn one_request_at_a_time_for_each_key() {
     let keys = keys();
     let id = wanted("1", &[]).id;
