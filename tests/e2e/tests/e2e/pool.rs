@@ -184,7 +184,7 @@ async fn a_pod_of_an_edited_template_is_never_bound_and_the_template_is_mended()
     assert!(status.sandbox.is_none(), "{:?}", status.sandbox);
 
     keep.end().await?;
-    team.condition("s", "Succeeded", "True", "Succeeded").await?;
+    team.condition("s", "Succeeded", "True", "Completed").await?;
     let template = team.kubectl(&["get", "sandboxtemplate", &pair, "-o", "yaml"])?;
     assert!(!template.contains("name: X"), "{template}");
     team.end().await
