@@ -44,6 +44,28 @@ fn user(login: &str) -> User {
     }
 }
 
+/// Merged as [`MERGE`]; bob has approved its head.
+fn pull() -> Pull {
+    Pull {
+        number: 7,
+        url: "https://git.example.com/a/b/pulls/7".to_owned(),
+        merged_at: Some(at(500)),
+        merge_commit: Some(MERGE.to_owned()),
+        head: HEAD.to_owned(),
+        base: "main".to_owned(),
+        base_repository: 12,
+        author: user("alice"),
+        commits: BTreeSet::from([HEAD.to_owned()]),
+        reviews: vec![Said {
+            user: user("bob"),
+            judgement: Judgement::Approved,
+            commit: HEAD.to_owned(),
+            may_write: true,
+        }],
+        ..Pull::default()
+    }
+}
+
 impl World {
     /// Reviewed and answered, and not sealed yet.
     fn new() -> Self {
@@ -70,23 +92,6 @@ impl World {
             )),
         };
         let fingerprint = Fingerprint::of("team-a", "b", &binding.spec);
-        let pull = Pull {
-            number: 7,
-            url: "https://git.example.com/a/b/pulls/7".to_owned(),
-            merged_at: Some(at(500)),
-            merge_commit: Some(MERGE.to_owned()),
-            head: HEAD.to_owned(),
-            base: "main".to_owned(),
-            base_repository: 12,
-            author: user("alice"),
-            reviews: vec![Said {
-                user: user("bob"),
-                judgement: Judgement::Approved,
-                commit: HEAD.to_owned(),
-                may_write: true,
-            }],
-            ..Pull::default()
-        };
         let head = Head {
             here: BTreeMap::from([("b".to_owned(), fingerprint)]),
             ..Head::default()
@@ -98,7 +103,7 @@ impl World {
         let answered = Answered {
             names: BTreeSet::from(["b".to_owned()]),
             repository: 12,
-            pull: Some(pull),
+            pull: Some(pull()),
             inspected,
             ..Answered::default()
         };
