@@ -85,10 +85,15 @@ impl Target {
             Some((path, query)) => (path, Some(query)),
             None => (raw, None),
         };
-        Ok(Self {
+        let target = Self {
             path: CanonicalPath::parse(path)?,
             query: query.map(Query::parse).transpose()?,
-        })
+        };
+        // What is encoded is three times as long.
+        if target.path.0.len() + query.map_or(0, |query| 1 + query.len()) > TARGET_MAX {
+            return Err(PathError::Length);
+        }
+        Ok(target)
     }
 }
 
@@ -275,6 +280,23 @@ pub const TARGET_MAX: usize = 16 * 1024;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_sent_is_no_longer_than_what_is_taken() {
+        let longest = format!("/{}", "a".repeat(TARGET_MAX - 1));
+        assert!(Target::parse(&longest).is_ok());
+        for longer in [
+            format!("{longest}a"),
+            format!("/{}", "|".repeat(TARGET_MAX / 3 + 1)),
+            format!("/|?{}", &longest[4..]),
+        ] {
+            assert!(
+                matches!(Target::parse(&longer), Err(PathError::Length)),
+                "{}",
+                longer.len()
+            );
+        }
+    }
 
     #[test]
     fn a_path_has_one_form() {

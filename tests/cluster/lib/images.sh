@@ -72,6 +72,21 @@ berth_image() {
 	echo "$name localhost/berth-$name:$key"
 }
 
+# extra_image NAME FILE…: an image that some tests need, from FOLDER/Containerfile and these files; `dev` is its tag.
+extra_image() {
+	local name=$1 key folder=$contexts/$1
+	shift
+	alive containerd || fail "the cluster is down; start it: tests/cluster/cluster up"
+	base_image
+	mkdir -p "$folder"
+	cp "$@" "$folder/"
+	key=$( (echo "$base"; cat "$folder"/*) | sha256sum | cut -c1-16)
+	[ -n "$(containers images ls -q "name==localhost/berth-$name:$key")" ] && return
+	build_image "$name" "$key" "$folder/Containerfile" "$folder"
+	containers images tag --force "localhost/berth-$name:dev" "localhost/berth-$name:$key" >/dev/null
+	step "image localhost/berth-$name:dev"
+}
+
 pause_image() {
 	local key folder=$cache/pause
 	containers images ls -q | grep -qx localhost/berth-pause:dev && return

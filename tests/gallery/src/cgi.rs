@@ -1,15 +1,43 @@
-//! Just enough CGI (RFC 3875) to put `git http-backend` behind an origin.
+//! Just enough CGI (RFC 3875) to put `git http-backend` behind an origin, and that behind HTTP Basic.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context as _, Result};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
-use http::{Request, Response};
+use futures::future::BoxFuture;
+use http::header::AUTHORIZATION;
+use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
+
+use crate::agent::{Body, full};
+
+/// A forge: answers 401 to whoever isn't `user:password`, and by `git http-backend` otherwise.
+pub fn forge(
+    root: PathBuf,
+    login: &str,
+) -> impl Fn(Request<Incoming>) -> BoxFuture<'static, Result<Response<Body>>> + Clone + Send + Sync + 'static {
+    let expected = format!("Basic {}", BASE64_STANDARD.encode(login));
+    move |request| {
+        let (root, expected) = (root.clone(), expected.clone());
+        Box::pin(async move {
+            let given = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
+            if given != Some(expected.as_bytes()) {
+                let asks = Response::builder().status(StatusCode::UNAUTHORIZED);
+                return Ok(asks
+                    .header("www-authenticate", "Basic realm=\"forge\"")
+                    .body(full(""))?);
+            }
+            let answer = git(&root, request).await?;
+            Ok(answer.map(|body| body.map_err(|never| match never {}).boxed_unsync()))
+        })
+    }
+}
 
 /// Runs `git http-backend` over the repositories below `root`, for one request.
 pub async fn git(root: &Path, request: Request<Incoming>) -> Result<Response<Full<Bytes>>> {

@@ -4,6 +4,7 @@
 //! Tests of module [`disruptive`] stop parts that others need: `bin/test` runs them alone.
 #![cfg(test)]
 
+mod clients;
 mod disruptive;
 mod evidence;
 mod forge;

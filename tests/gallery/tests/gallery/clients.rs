@@ -15,7 +15,7 @@ use berth_gallery::origin::{Authority, Origin, Seen, ok};
 use berth_gallery::policy::{self, HOST, SECRET, STUB};
 use berth_gallery::scene::Scene;
 use http::header::AUTHORIZATION;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde_json::json;
@@ -249,26 +249,8 @@ async fn npm_reads_a_registry() -> Result<()> {
 /// A forge: `git http-backend` behind HTTP Basic.
 async fn forge(root: PathBuf, protocols: &[&str], access: &str) -> Result<Scene> {
     let authority = Authority::new()?;
-    let expected = format!("Basic {}", BASE64_STANDARD.encode(format!("agent:{SECRET}")));
-    let origin = Origin::served(&authority, &[HOST], protocols, move |request: Request<Incoming>| {
-        let (root, expected) = (root.clone(), expected.clone());
-        async move {
-            let given = request
-                .headers()
-                .get(AUTHORIZATION)
-                .map(|value| value.as_bytes().to_vec());
-            if given.as_deref() != Some(expected.as_bytes()) {
-                let asks = Response::builder().status(StatusCode::UNAUTHORIZED);
-                return Ok(asks
-                    .header("www-authenticate", "Basic realm=\"forge\"")
-                    .body(agent::full(""))?);
-            }
-            Ok(cgi::git(&root, request)
-                .await?
-                .map(|body| body.map_err(|never| match never {}).boxed_unsync()))
-        }
-    });
-    let origin = origin.await?;
+    let answer = cgi::forge(root, &format!("agent:{SECRET}"));
+    let origin = Origin::served(&authority, &[HOST], protocols, answer).await?;
     let git = json!({
         "methods": null,
         "paths": null,
