@@ -28,8 +28,6 @@ pub type Held = HashMap<String, BTreeMap<String, HeldKey>>;
 pub struct HeldKey {
     /// Its value.
     pub value: SecretString,
-    /// Its name at the gateway.
-    pub alias: String,
     /// When it ends.
     pub ends: Timestamp,
 }
@@ -83,7 +81,6 @@ pub fn look<'a>(
             if let Some(ends) = known.ends {
                 let held = HeldKey {
                     value: key::value(install_key, &wanted.id),
-                    alias: wanted.alias.clone(),
                     ends,
                 };
                 let theirs = found.held.entry(uid.clone()).or_default();
