@@ -23,6 +23,7 @@ use crate::lease::Leadership;
 use crate::metrics::Metrics;
 use crate::pool::reconcile::Pools;
 use crate::session::given_back::GivenBack;
+use crate::session::proposal::Proposals;
 use crate::session::runs::Runs;
 use crate::settings::Settings;
 use crate::store::events::EventWriter;
@@ -59,6 +60,8 @@ pub struct Context {
     pub written_policies: Written<GrantPolicy>,
     /// Claims as just given back.
     pub given_back: GivenBack,
+    /// What would allow requests that were refused.
+    pub proposals: Proposals,
     /// What is remembered of sources.
     pub sources: Sources,
     /// Rows of sessions and revisions for Postgres.

@@ -45,6 +45,7 @@ use crate::grant::secrets::Secrets;
 use crate::lease::{Elector, Leadership};
 use crate::metrics::Metrics;
 use crate::session::given_back::GivenBack;
+use crate::session::proposal::Proposals;
 use crate::session::runs::Runs;
 use crate::settings::{Deadlines, Settings};
 use crate::store::events::{EventQueue, EventWriter};
@@ -221,6 +222,7 @@ impl Replica {
                 self.metrics.uses.clone(),
             ),
             given_back: GivenBack::default(),
+            proposals: Proposals::default(),
             projection: ProjectionWriter::default(),
             event_writer,
             events,

@@ -16,6 +16,7 @@ pub mod claim;
 pub mod given_back;
 pub mod observe;
 pub mod plan;
+pub mod proposal;
 pub mod runs;
 pub mod snapshot;
 pub mod status;
@@ -74,6 +75,7 @@ async fn try_pass(context: &Context, name: &Name) -> Result<Option<Duration>, ac
 /// A session is gone: what was kept for it goes, and the record says so.
 pub fn forget(context: &Context, session_uid: &str) -> Outcome {
     context.runs.forget(session_uid);
+    context.proposals.forget(session_uid);
     context.projection.gone(session_uid);
     for pod_uid in context.sessions_on_pods.take(session_uid) {
         act::stop(context, &pod_uid, "the session was deleted");

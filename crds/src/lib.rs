@@ -36,8 +36,8 @@ pub use pool::{
 pub use schema::all;
 pub use session::{
     AgentSession, AgentSessionSpec, AgentSessionStatus, Budget, CredentialUse, EnvVar, LaunchType, Lifecycle,
-    OnInterrupt, Phase, PoolRef, PullRequest, Repository, Resume, SandboxStatus, SessionResult, SourceStatus, Spend,
-    Task, TaskMode,
+    OnInterrupt, Phase, PoolRef, Proposal, PullRequest, Repository, Resume, SandboxStatus, SessionResult, SourceStatus,
+    Spend, Task, TaskMode,
 };
 pub use source::{
     GitRef, GitSource, GitSourceSpec, GitSourceStatus, LocalSecretRef, SourceError, SourceMode, Verify, Webhook,

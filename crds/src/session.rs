@@ -318,9 +318,42 @@ pub struct AgentSessionStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopped_reason: Option<String>,
 
+    /// What would allow requests that were refused: the agent's wishes, for a person to judge.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 5), extend("x-kubernetes-list-type" = "atomic"))]
+    pub proposals: Vec<Proposal>,
+
     /// The value of annotation `reconcile.fluxcd.io/requestedAt` that was handled last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_handled_reconcile_at: Option<String>,
+}
+
+/// A refused request, and the least binding that would allow it. An agent can be prompted to ask for anything.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Proposal {
+    /// When it was seen first.
+    pub at: Time,
+
+    /// Name of the credential.
+    #[schemars(length(max = 64))]
+    pub credential: String,
+
+    /// Method of the request.
+    #[schemars(length(max = 20))]
+    pub method: String,
+
+    /// Host and port.
+    #[schemars(length(max = 262))]
+    pub host: String,
+
+    /// Path, without the query.
+    #[schemars(length(max = 512))]
+    pub path: String,
+
+    /// A CredentialBinding as YAML, to be put into a pull request as it is: one method, one path, one session, one day.
+    #[schemars(length(max = 8192))]
+    pub binding: String,
 }
 
 /// Where a session stands, for people.

@@ -238,6 +238,13 @@ impl Rules {
         Ok(allow(request, &candidates, &matching, held))
     }
 
+    /// The credential that a refused request wanted: the one whose stub is in a header of it.
+    pub fn wanted(&self, request: &Request<'_>) -> Option<&str> {
+        let sightings = place::sightings(self.stubs(), request);
+        let sighting = sightings.iter().find(|it| matches!(it.place, Place::Header(_)))?;
+        self.stubs().entry(sighting.stub).map(|entry| &*entry.credential)
+    }
+
     /// Routes for host and port that see requests at all, over this kind of connection.
     pub(crate) fn candidates(&self, request: &Request<'_>) -> Vec<&CompiledRoute> {
         let tls = if request.tls { Tls::Terminate } else { Tls::Plain };

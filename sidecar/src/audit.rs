@@ -1,7 +1,7 @@
 //! What credentials were used for. A use is written down before its request's first byte leaves, and completed when its
 //! answer has passed; a use that can't be written down doesn't happen.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 
@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use self::denials::Denials;
 use self::sink::Sink;
 use crate::clock::unix_ms;
+use crate::refusal::Wanted;
 
 pub mod denials;
 
@@ -89,6 +90,22 @@ pub struct Denied {
     pub count: u64,
 }
 
+/// A request with a credential's stub that no grant covers: what a grant would have to say.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Unmet {
+    /// When it came.
+    pub at: i64,
+    /// Name of the credential.
+    pub credential: String,
+    /// Method of the request.
+    pub method: String,
+    /// Host and port.
+    pub authority: String,
+    /// Without the query.
+    pub path: String,
+}
+
 /// A line of the trail.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -99,12 +116,16 @@ pub enum Record {
     Outcome(Outcome),
     /// Denials.
     Denied(Denied),
+    /// A need that no grant covers.
+    Unmet(Unmet),
 }
 
 /// The trail.
 pub struct Audit {
     sink: Mutex<Sink>,
     denials: Mutex<HashMap<(String, String), Denied>>,
+    /// Needs that were told.
+    unmet: Mutex<HashSet<(String, Wanted)>>,
     denied: tokio::sync::Notify,
     noted: tokio::sync::Notify,
     /// The same as one number, for the session's events.
@@ -137,6 +158,7 @@ impl Audit {
         Self {
             sink: Mutex::new(sink),
             denials: Mutex::default(),
+            unmet: Mutex::default(),
             denied: tokio::sync::Notify::new(),
             noted: tokio::sync::Notify::new(),
             counted: Denials::default(),
@@ -178,6 +200,24 @@ impl Audit {
         drop(denials);
         self.denied.notify_one();
         self.counted.count();
+    }
+
+    /// A credential's stub was sent where no grant covers it. The first few are told, each once: somebody may want to
+    /// grant them.
+    pub fn wanted(&self, authority: &Authority, wanted: &Wanted) {
+        let mut told = self.unmet.lock();
+        let need = (authority.to_string(), wanted.clone());
+        if told.len() >= UNMET_MAX || wanted.path.len() > UNMET_PATH_MAX || !told.insert(need) {
+            return;
+        }
+        drop(told);
+        self.note(Record::Unmet(Unmet {
+            at: unix_ms(),
+            credential: wanted.credential.clone(),
+            method: wanted.method.clone(),
+            authority: authority.to_string(),
+            path: wanted.path.clone(),
+        }));
     }
 
     /// Tells denials, at most every [`INTERVAL`]; nothing ticks while nothing is denied.
@@ -242,6 +282,10 @@ impl Drop for Ticket {
 
 /// Different hosts and reasons between two tellings.
 const DENIED_MAX: usize = 64;
+/// As many as a session's status has room for (issue 5: five proposals a session).
+const UNMET_MAX: usize = 5;
+/// A route's path has 512 characters at most (`crds/src/schema.rs`).
+const UNMET_PATH_MAX: usize = 512;
 const OTHER: &str = "other";
 /// Two requests of a program that waits for each answer lie closer together.
 const PENDING: std::time::Duration = std::time::Duration::from_millis(50);

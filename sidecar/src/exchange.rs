@@ -58,6 +58,9 @@ pub async fn answer(proxy: &Arc<Proxy>, tunnel: &Tunnel, request: Request<Incomi
         Ok(response) => response,
         Err(refusal) => {
             proxy.audit.denied(&tunnel.authority, refusal.reason());
+            if let Some(wanted) = refusal.wanted() {
+                proxy.audit.wanted(&tunnel.authority, wanted);
+            }
             refusal.response()
         }
     }

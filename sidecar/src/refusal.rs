@@ -14,6 +14,18 @@ pub struct Refusal {
     status: StatusCode,
     error: &'static str,
     reason: String,
+    wanted: Option<Box<Wanted>>,
+}
+
+/// What a credential was wanted for, where no grant lets it be used.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct Wanted {
+    /// Name of the credential whose stub was sent.
+    pub credential: String,
+    /// Method of the request.
+    pub method: String,
+    /// Its path, canonical, without the query.
+    pub path: String,
 }
 
 impl Refusal {
@@ -31,6 +43,7 @@ impl Refusal {
             status: StatusCode::FORBIDDEN,
             error: "denied",
             reason: reason.into(),
+            wanted: None,
         }
     }
 
@@ -40,6 +53,7 @@ impl Refusal {
             status: StatusCode::BAD_REQUEST,
             error: "refused",
             reason: reason.into(),
+            wanted: None,
         }
     }
 
@@ -54,6 +68,7 @@ impl Refusal {
             status: StatusCode::MISDIRECTED_REQUEST,
             error: "refused",
             reason: format!("the request names another host than its connection, which is for {authority}"),
+            wanted: None,
         }
     }
 
@@ -63,6 +78,7 @@ impl Refusal {
             status: StatusCode::BAD_GATEWAY,
             error: "upstream",
             reason: reason.into(),
+            wanted: None,
         }
     }
 
@@ -72,6 +88,7 @@ impl Refusal {
             status: StatusCode::SERVICE_UNAVAILABLE,
             error: "unavailable",
             reason: reason.into(),
+            wanted: None,
         }
     }
 
@@ -81,7 +98,22 @@ impl Refusal {
             status: StatusCode::PAYLOAD_TOO_LARGE,
             error: "refused",
             reason: reason.into(),
+            wanted: None,
         }
+    }
+
+    /// Of a request that sent a credential's stub where it may not be used.
+    #[must_use]
+    pub fn wanting(self, wanted: Wanted) -> Self {
+        Self {
+            wanted: Some(Box::new(wanted)),
+            ..self
+        }
+    }
+
+    /// What would have been wanted instead.
+    pub fn wanted(&self) -> Option<&Wanted> {
+        self.wanted.as_deref()
     }
 
     /// For people and the audit trail.
@@ -109,6 +141,7 @@ impl From<&Denial> for Refusal {
             status: denial.status(),
             error: denial.code(),
             reason: denial.public_reason().to_owned(),
+            wanted: None,
         }
     }
 }

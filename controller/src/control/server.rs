@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
+use berth_crds::CredentialBinding;
 use berth_protocol::control::control_server::Control;
 use berth_protocol::control::{
     Ack, Event, EventAck, FromSidecar, Hello, ToSidecar, Trail, Welcome, event, from_sidecar, to_sidecar::Message,
@@ -23,6 +24,7 @@ use super::registry::{Attachment, QUEUE};
 use super::session_link::Link;
 use super::token::{self, PodIdentity, TokenError};
 use crate::context::Context;
+use crate::session::proposal::{Unmet, propose};
 use crate::session::runs::{Told, What};
 use crate::session::snapshot::Exited;
 use crate::store::event::NewEvent;
@@ -335,8 +337,26 @@ impl AttachedStream {
         let link = self.context.sessions_on_pods.get(&self.pod.uid);
         let link = link.filter(|link| i64::try_from(trail.incarnation).ok() == Some(link.incarnation));
         let Some(link) = link else { return Ok(()) };
+        if let Some(unmet) = Unmet::read(&trail.record) {
+            self.propose(&link, &unmet);
+        }
         let put = self.context.uses.put(&link, &self.pod.uid, trail, &self.sender);
         put.map_err(|NoRoom| "the audit trail waits for the database; it is told anew")
+    }
+
+    /// What would allow a refused request goes to the session's status.
+    fn propose(&self, link: &Link, unmet: &Unmet) {
+        let context = &self.context;
+        let Some(session) = context.caches.session(&link.session) else {
+            return;
+        };
+        let bindings = context.caches.bindings_of(&link.session.namespace);
+        let bindings: Vec<&CredentialBinding> = bindings.iter().map(|binding| &**binding).collect();
+        let now = context.clock.now();
+        let proposal = propose(&session, unmet, &bindings, now);
+        if let Some(wait) = proposal.and_then(|it| context.proposals.add(&link.session_uid, it, now)) {
+            context.queues.sessions.poke_after(link.session.clone(), wait);
+        }
     }
 
     /// Tells the sidecar what it may forget. `true` when the stream has to be opened anew.

@@ -64,7 +64,8 @@ fn image_matches(allowed: &str, image: &str) -> bool {
     rest.is_some_and(|rest| rest.is_empty() || allowed.ends_with('/') || rest.starts_with(['/', ':', '@']))
 }
 
-fn selects(subjects: &Subjects, session: &AgentSession) -> bool {
+/// Whether a binding is meant for a session.
+pub fn selects(subjects: &Subjects, session: &AgentSession) -> bool {
     if subjects.all_sessions == Some(true) {
         return true;
     }

@@ -38,6 +38,7 @@ pub fn observe(context: &Context, name: &Name) -> Option<Snapshot> {
         stream: None,
         run: super::snapshot::RunFacts::default(),
         troubles: context.gateway_keys.troubles(&uid),
+        proposals: context.proposals.shown(&uid, context.clock.now()),
     };
     let (phase, incarnation) = {
         let claim = snapshot.claim();

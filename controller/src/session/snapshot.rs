@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use berth_crds::{AgentSession, AgentSessionStatus, ColdStart, LaunchType, label};
+use berth_crds::{AgentSession, AgentSessionStatus, ColdStart, LaunchType, Proposal, label};
 use jiff::Timestamp;
 
 use crate::gateway::keys::Trouble;
@@ -31,6 +31,8 @@ pub struct Snapshot {
     pub run: RunFacts,
     /// Credentials that can't be had from where they come, and why.
     pub troubles: Vec<(String, Trouble)>,
+    /// What would allow its refused requests.
+    pub proposals: Vec<Proposal>,
 }
 
 /// The pool, as a session needs it.

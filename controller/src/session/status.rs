@@ -8,6 +8,7 @@ use berth_crds::{AgentSessionSpec, AgentSessionStatus, ConditionType, Phase, Rea
 use sha2::{Digest, Sha256};
 
 use super::plan::{State, has_ended, time};
+use super::proposal::merged;
 use super::snapshot::{Exited, Snapshot};
 
 /// The status to write, `None` when the one that stands says it already.
@@ -29,6 +30,7 @@ pub fn status(snapshot: &Snapshot, state: &State) -> Option<AgentSessionStatus> 
         );
         new.credentials_summary = Some(format!("{held}/{listed}"));
     }
+    new.proposals = merged(&new.proposals, &snapshot.proposals);
     let generation = snapshot.session.metadata.generation.unwrap_or(0);
     new.observed_generation = generation;
     new.conditions = condition::merge(&old.conditions, &wanted, generation, &time(snapshot.now));

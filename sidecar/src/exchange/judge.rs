@@ -2,13 +2,13 @@
 //! carries; its path is made canonical once, and what was judged is what is sent.
 
 use berth_egress::authority::Authority;
-use berth_egress::decide::{Allowed, Request as Asked, Upgrade};
+use berth_egress::decide::{Allowed, Denial, Request as Asked, Upgrade};
 use berth_egress::path::Target;
 use berth_egress::rules::Rules;
 use http::header::{CONNECTION, HOST, HeaderMap, UPGRADE};
 use http::{Method, Request, Uri, Version};
 
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, Wanted};
 use crate::tunnel::Tunnel;
 
 /// A request that may be passed on.
@@ -39,11 +39,25 @@ pub fn judge<B>(rules: &Rules, tunnel: &Tunnel, request: &Request<B>) -> Result<
         headers: request.headers(),
         upgrade,
     };
-    let allowed = rules.decide(&asked).map_err(|denial| Refusal::from(&denial))?;
+    let allowed = rules.decide(&asked).map_err(|denial| refused(rules, &denial, &asked))?;
     Ok(Judged {
         allowed,
         target,
         upgrade: upgrade.is_some(),
+    })
+}
+
+/// What lacks a route that says so might get one; what is malformed can't.
+fn refused(rules: &Rules, denial: &Denial, asked: &Asked<'_>) -> Refusal {
+    let refusal = Refusal::from(denial);
+    let unmet = matches!(denial, Denial::Method | Denial::Path | Denial::Misdirected { .. });
+    let Some(credential) = rules.wanted(asked).filter(|_| unmet) else {
+        return refusal;
+    };
+    refusal.wanting(Wanted {
+        credential: credential.to_owned(),
+        method: asked.method.to_string(),
+        path: asked.path.as_str().to_owned(),
     })
 }
 

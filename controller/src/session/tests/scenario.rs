@@ -55,6 +55,7 @@ fn new() -> Snapshot {
         stream: None,
         run: RunFacts::default(),
         troubles: Vec::new(),
+        proposals: Vec::new(),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use berth_crds::{CredentialBinding, Phase};
+use berth_crds::{AgentSession, CredentialBinding, Phase};
 use berth_e2e::origin::Outside;
 use berth_e2e::{Repository, Team, cluster};
 use kube::ResourceExt;
@@ -187,6 +187,49 @@ async fn a_secret_is_used_only_as_its_owner_offers_it() -> Result<()> {
     let controller = "--as=system:serviceaccount:berth-system:berth-controller";
     let may = team.kubectl(&["auth", "can-i", "get", "secrets", controller]);
     assert!(may.is_err_and(|said| said.to_string().contains("no")));
+    team.end_policy().await?;
+    team.end().await
+}
+
+/// What an agent was refused is proposed on its session, and granted as it stands there.
+#[tokio::test]
+async fn a_refused_request_says_which_binding_would_allow_it() -> Result<()> {
+    let (team, outside) = team("proposal").await?;
+    team.policy(json!({
+        "allow": [{ "name": "outside", "hosts": [outside.host], "methods": ["GET", "POST"] }], "require": { "direct": true },
+    }))
+    .await?;
+    team.apply(&binding(&outside.host)).await?;
+    says(&team, "Granted").await?;
+    let ask = format!(
+        r#"curl -s -o /dev/null -w 'status=%{{http_code}}\n' -X POST -H "Authorization: Bearer $TOKEN" 'https://{}/issues/7?q=1'"#,
+        outside.host
+    );
+    team.apply(&session("s", &format!("while true; do {ask}; sleep 0.2; done"), true))
+        .await?;
+    let running = team.phase("s", Phase::Running).await?;
+    let uid = running.uid().context("a uid")?;
+    answers(&team, &uid, "403", Duration::from_secs(20)).await?;
+    let proposed = |session: &AgentSession| {
+        session
+            .status
+            .as_ref()
+            .is_some_and(|status| !status.proposals.is_empty())
+    };
+    let session = team
+        .wait::<AgentSession>("s", "a proposal", Duration::from_secs(20), proposed)
+        .await?;
+    let proposals = session.status.map(|status| status.proposals).unwrap_or_default();
+    let proposal = proposals.first().context("a proposal")?;
+    assert_eq!(
+        (proposal.method.as_str(), proposal.path.as_str()),
+        ("POST", "/issues/7")
+    );
+
+    let document: Value = serde_yaml::from_str(&proposal.binding)?;
+    team.apply(&document).await?;
+    answers(&team, &uid, "200", Duration::from_secs(20)).await?;
+    assert!(outside.origin.text().contains(&format!("Bearer {SECRET}")));
     team.end_policy().await?;
     team.end().await
 }

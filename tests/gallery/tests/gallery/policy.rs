@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use berth_gallery::agent;
-use berth_gallery::origin::{Authority, Origin};
+use berth_gallery::origin::{Authority, Origin, echo};
 use berth_gallery::policy::{self, HOST, SECRET, STUB};
 use berth_gallery::scene::Scene;
 use berth_sidecar::clock::Boottime;
@@ -328,6 +328,52 @@ async fn the_trail_is_lines_of_json_without_secrets() -> Result<()> {
         uses.iter()
             .all(|used| used["path"].as_str().is_some_and(|path| path.len() <= 4_096))
     );
+    Ok(())
+}
+
+/// THREAT: 68
+/// What an agent may make a sidecar tell of its wishes: five, each once, without a query, a stub or a secret in it. What
+/// becomes of them is `controller/src/session/proposal.rs`.
+#[tokio::test]
+async fn an_unmet_need_is_told_five_times_at_most() -> Result<()> {
+    let authority = Authority::new()?;
+    let origin = Origin::http1(&authority, &[HOST], echo()).await?;
+    let scene = Scene::around(authority, origin, &json!({ "methods": ["GET"], "paths": ["/ok"] })).await?;
+    for number in (0..20).chain(0..20) {
+        let request = scene.bare(
+            &format!("DELETE /elsewhere/{number}?q=fake-query-value"),
+            &format!("Authorization: Bearer {STUB}\r\n"),
+        );
+        assert_eq!(scene.send(&request).await?.status, 403);
+    }
+    // A stub in the path isn't where a route could take it.
+    let request = scene.bare(&format!("GET /in/{STUB}"), "");
+    assert_eq!(scene.send(&request).await?.status, 403);
+    // A use is in the file before its request leaves, and with it what came before.
+    let used = scene.bare("GET /ok", &format!("Authorization: Bearer {STUB}\r\n"));
+    assert_eq!(scene.send(&used).await?.status, 200);
+    let rows = scene.sidecar.audit()?;
+    let unmet: Vec<_> = rows.iter().filter_map(|row| row.get("unmet")).collect();
+    let paths: Vec<_> = unmet.iter().filter_map(|unmet| unmet["path"].as_str()).collect();
+    assert_eq!(
+        paths,
+        [
+            "/elsewhere/0",
+            "/elsewhere/1",
+            "/elsewhere/2",
+            "/elsewhere/3",
+            "/elsewhere/4"
+        ]
+    );
+    assert!(
+        unmet
+            .iter()
+            .all(|unmet| unmet["credential"] == "TOKEN" && unmet["method"] == "DELETE")
+    );
+    let text = scene.sidecar.audit_text()?;
+    for hidden in [SECRET, STUB, "fake-query-value"] {
+        assert!(!text.contains(hidden), "{hidden:?}: {text}");
+    }
     Ok(())
 }
 
