@@ -28,6 +28,10 @@ pub struct Expected {
     pub claim_uid: String,
     /// Name of the sandbox.
     pub sandbox: String,
+    /// Name of the pair that the claim names, as far as is known before it is read.
+    pub pair: String,
+    /// Name of the pool that the session names, the same.
+    pub pool: String,
 }
 
 /// Everything that was read, live.
@@ -91,11 +95,20 @@ impl Prover {
         let pools: Api<AgentPool> = Api::namespaced(self.client.clone(), namespace);
         let templates: Api<SandboxTemplate> = Api::namespaced(self.client.clone(), namespace);
         let read = |error| IdentityError::Read(Box::new(error));
-        let first = async { tokio::try_join!(claims.get(&expected.claim), sessions.get(&expected.session)) };
-        let (pod, sandbox, (claim, session)) =
-            tokio::try_join!(pods.get(&pod.name), sandboxes.get(&expected.sandbox), first).map_err(read)?;
-        let (pair, pool) = (&claim.spec.warm_pool_ref.name, &session.spec.pool_ref.name);
-        let (template, pool) = tokio::try_join!(templates.get(pair), pools.get(pool)).map_err(read)?;
+        let (pod, sandbox, claim, session, mut template, mut pool) = tokio::try_join!(
+            pods.get(&pod.name),
+            sandboxes.get(&expected.sandbox),
+            claims.get(&expected.claim),
+            sessions.get(&expected.session),
+            templates.get(&expected.pair),
+            pools.get(&expected.pool),
+        )
+        .map_err(read)?;
+        // Live, they may name others.
+        let (pair_name, pool_name) = (&claim.spec.warm_pool_ref.name, &session.spec.pool_ref.name);
+        if *pair_name != expected.pair || *pool_name != expected.pool {
+            (template, pool) = tokio::try_join!(templates.get(pair_name), pools.get(pool_name)).map_err(read)?;
+        }
         Ok(Chain {
             pod,
             sandbox,

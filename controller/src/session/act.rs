@@ -261,6 +261,8 @@ fn expected(snapshot: &Snapshot, claim: &ClaimFacts) -> Option<Expected> {
         claim: claim.name.clone(),
         claim_uid: claim.uid.clone(),
         sandbox: sandbox.clone(),
+        pair: claim.pair.clone(),
+        pool: snapshot.session.spec.pool_ref.name.clone(),
     })
 }
 

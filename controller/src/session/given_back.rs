@@ -53,6 +53,7 @@ mod tests {
             name: "s-1".to_owned(),
             uid: uid.to_owned(),
             incarnation: 1,
+            pair: "pool-0123abcd".to_owned(),
             created: jiff::Timestamp::UNIX_EPOCH,
             deleting: false,
             given_back: false,

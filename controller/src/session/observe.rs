@@ -81,6 +81,7 @@ fn claim_facts(claim: &SandboxClaim) -> Option<ClaimFacts> {
         name: claim.name_any(),
         uid: claim.uid()?,
         incarnation: claim.annotations().get(label::INCARNATION)?.parse().ok()?,
+        pair: claim.spec.warm_pool_ref.name.clone(),
         created: claim.creation_timestamp()?.0,
         deleting: claim.meta().deletion_timestamp.is_some(),
         given_back: false,

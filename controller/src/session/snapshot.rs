@@ -65,6 +65,8 @@ pub struct ClaimFacts {
     pub uid: String,
     /// The incarnation it was made for.
     pub incarnation: i64,
+    /// The pair that it names.
+    pub pair: String,
     /// When it was made.
     pub created: Timestamp,
     /// Whether it is being deleted.

@@ -65,6 +65,7 @@ fn claim(incarnation: i64, phase: ClaimPhase) -> ClaimFacts {
         name,
         uid,
         incarnation,
+        pair: "pool-0123abcd".to_owned(),
         created: at(10_000),
         deleting: false,
         given_back: false,
