@@ -190,6 +190,8 @@ named! {
         WrongTeam,
         /// The author's commit isn't signed by a person's key.
         Unsigned,
+        /// The source couldn't be fetched for longer than a policy accepts.
+        SourceStale,
     }
 }
 

@@ -51,6 +51,8 @@ struct Memory {
     /// A webhook came.
     asked: bool,
     tip: Option<Arc<Held>>,
+    /// When the branch was last fetched.
+    verified_at: Option<Timestamp>,
     /// When this process saw the branch rewound.
     rewound_at: Option<Timestamp>,
     /// What was published as Events and recorded.
@@ -145,6 +147,7 @@ impl Sources {
                 .and_then(|status| Some(status.rewound_at.as_ref()?.0));
             SourceTip {
                 declared: same.and_then(|memory| Some(Arc::clone(&memory.tip.as_ref()?.granting))),
+                verified_at: same.and_then(|memory| memory.verified_at),
                 rewound_at: same.and_then(|memory| memory.rewound_at).max(written),
                 place: evidence.place(&source.spec.url),
                 source,
@@ -307,9 +310,10 @@ async fn held(
     });
     let kept = memory.tip.clone().filter(|_| memory.generation == generation);
     let held = fetch_tip(context, source, kept.as_ref()).await?;
-    context
-        .sources
-        .update(name, |memory| memory.tip = Some(Arc::clone(&held)));
+    context.sources.update(name, |memory| {
+        memory.tip = Some(Arc::clone(&held));
+        memory.verified_at = Some(context.clock.now());
+    });
     // Revocations don't wait for the applies that follow.
     context.queues.grants.poke(name.namespace.clone());
     Ok(held)

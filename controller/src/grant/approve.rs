@@ -1,6 +1,7 @@
 //! Pure: the second key (DESIGN §1.7) and the evidence of one binding, by the policies that speak of it.
 
 use berth_crds::{CredentialBinding, Grant, Reason, Require};
+use jiff::Timestamp;
 use kube::{Resource, ResourceExt};
 
 use super::decide::{Facts, Refused, Tip, Verdict, refused, waits};
@@ -26,6 +27,8 @@ pub struct Approval<'a> {
     pub identified: Option<Place>,
     /// Whether the forge hasn't answered yet.
     pub asking: bool,
+    /// The source that it stands in, and when that was last fetched.
+    pub source: Option<(String, Timestamp)>,
 }
 
 /// What a status says of a grant.
@@ -89,6 +92,7 @@ fn without(matching: Matching<'_>, result: Result<Proof, Verdict>) -> Approval<'
         question: None,
         identified: None,
         asking: false,
+        source: None,
     }
 }
 
@@ -119,6 +123,7 @@ fn stands<'a>(facts: &'a Facts<'a>, binding: &'a CredentialBinding, standing: &'
     Approval {
         identified: place.filter(|_| matching.wants_id()).cloned(),
         asking,
+        source: standing.verified_at.map(|at| (standing.source.clone(), at)),
         question: question.filter(|_| !over).map(|ask| Wanted { ask, open }),
         matching,
         result,

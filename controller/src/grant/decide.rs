@@ -5,7 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use berth_crds::{AgentSession, Confinement, CredentialBinding, Grant, GrantPolicy, KeyRef, Reason, Require, label};
+use berth_crds::{
+    AgentSession, Confinement, CredentialBinding, Grant, GrantPolicy, KeyRef, Reason, Require, StaleAction, label,
+};
 use jiff::Timestamp;
 use kube::{Resource, ResourceExt};
 
@@ -163,6 +165,10 @@ pub fn decide(facts: &Facts<'_>) -> Decisions {
         decisions.grants.insert(name.clone(), approval.told());
         decisions.questions.extend(approval.question.take());
         decisions.places.extend(approval.identified.take());
+        decisions.next = [decisions.next, stale_at(&approval).filter(|at| *at > facts.now)]
+            .into_iter()
+            .flatten()
+            .min();
         if approval.asking {
             asking.insert(name.clone());
         }
@@ -181,7 +187,7 @@ pub fn decide(facts: &Facts<'_>) -> Decisions {
         let grants = grants(&policies, &theirs, &decisions.bindings, session);
         decisions.sessions.insert(uid, grants);
     }
-    decisions.next = next(&bindings, facts.now);
+    decisions.next = [decisions.next, next(&bindings, facts.now)].into_iter().flatten().min();
     decisions
 }
 
@@ -215,6 +221,7 @@ fn active(facts: &Facts<'_>, approval: &Approval<'_>, binding: &CredentialBindin
     for require in matching.requirements() {
         check_duration(facts, require, binding)?;
     }
+    check_stale(facts, approval)?;
     let keys = keys_of(&binding.spec.credential.source);
     let gateway = offered::gateway(facts, binding)?;
     let offers: Vec<(&KeyRef, &Offered)> = keys
@@ -342,6 +349,30 @@ fn grants(
         }
     });
     active.collect()
+}
+
+/// When a binding's source will have been out of reach for longer than a policy accepts.
+fn stale_at(approval: &Approval<'_>) -> Option<Timestamp> {
+    let (_, verified_at) = approval.source.as_ref()?;
+    let denying = approval.matching.requirements().filter_map(|require| {
+        let on_stale = require.on_stale.as_ref()?;
+        (on_stale.action == StaleAction::Deny).then(|| std::time::Duration::from(on_stale.after))
+    });
+    let after = jiff::SignedDuration::try_from(denying.min()?).ok()?;
+    verified_at.saturating_add(after).ok()
+}
+
+fn check_stale(facts: &Facts<'_>, approval: &Approval<'_>) -> Result<(), Verdict> {
+    match (&approval.source, stale_at(approval)) {
+        (Some((source, verified_at)), Some(stale_at)) if stale_at <= facts.now => Err(refused(
+            Reason::SourceStale,
+            format!(
+                "GitSource {source} was last fetched at {verified_at}, longer ago than a GrantPolicy accepts \
+                 (spec.require.onStale): see what its status says"
+            ),
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// How long a policy lets a grant last.

@@ -1,11 +1,10 @@
-//! GRANTPOLICY → STATUS, once for a generation: in force, or which of its fields this release can't judge yet. Those
-//! restrict and never widen ([`super::permit`]).
+//! GRANTPOLICY → STATUS, once for a generation: in force.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use berth_crds::condition::{self, Wanted};
-use berth_crds::{ConditionType, GrantPolicy, GrantPolicySpec, GrantPolicyStatus, Reason, label};
+use berth_crds::{ConditionType, GrantPolicy, GrantPolicyStatus, Reason, label};
 use jiff::Timestamp;
 use kube::api::{Api, PostParams};
 use kube::{Resource, ResourceExt};
@@ -62,38 +61,16 @@ async fn pass(context: &Context, name: &Name) -> Outcome {
 fn status(policy: &GrantPolicy, now: Timestamp) -> Option<GrantPolicyStatus> {
     let generation = policy.metadata.generation.unwrap_or(0);
     let old = policy.status.clone().unwrap_or_default();
-    let unjudged = unjudged(&policy.spec);
-    let wanted = if unjudged.is_empty() {
-        let message = "the policy is in force";
-        vec![Wanted::yes(ConditionType::Ready, Reason::PolicyReady, message)]
-    } else {
-        let message = format!(
-            "{} isn't implemented in this release: the policy restricts and allows nothing by it",
-            unjudged.join(", ")
-        );
-        vec![
-            Wanted::no(ConditionType::Ready, Reason::NotImplemented, message.clone()),
-            Wanted::yes(ConditionType::Stalled, Reason::NotImplemented, message),
-        ]
-    };
+    let wanted = [Wanted::yes(
+        ConditionType::Ready,
+        Reason::PolicyReady,
+        "the policy is in force",
+    )];
     let new = GrantPolicyStatus {
         observed_generation: generation,
         conditions: condition::merge(&old.conditions, &wanted, generation, &time(now)),
     };
     (policy.status.as_ref() != Some(&new)).then_some(new)
-}
-
-fn unjudged(spec: &GrantPolicySpec) -> Vec<&'static str> {
-    let require = spec.require.as_ref();
-    let checks = [(
-        require.is_some_and(|require| require.on_stale.is_some()),
-        "spec.require.onStale",
-    )];
-    checks
-        .into_iter()
-        .filter(|(used, _)| *used)
-        .map(|(_, field)| field)
-        .collect()
 }
 
 /// Somebody else wrote the object; the watch brings it within this time.

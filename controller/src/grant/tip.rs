@@ -20,6 +20,8 @@ pub struct SourceTip {
     pub source: Arc<GitSource>,
     /// What its newest tip declares; `None` before it was fetched.
     pub declared: Option<Arc<TipObjects>>,
+    /// When that was last fetched.
+    pub verified_at: Option<Timestamp>,
     /// When its branch was last rewound.
     pub rewound_at: Option<Timestamp>,
     /// Its repository on a forge of the install's configuration, and the forge's id of it once it is known.
@@ -43,6 +45,8 @@ pub struct Standing {
     pub url: String,
     /// Branch of the source.
     pub branch: String,
+    /// When that branch was last fetched.
+    pub verified_at: Option<Timestamp>,
     /// When that branch was last rewound.
     pub rewound_at: Option<Timestamp>,
     /// The repository on a forge of the install's configuration, and the forge's id of it once it is known.
@@ -59,6 +63,7 @@ impl Standing {
             source: tip.source.name_any(),
             url: tip.source.spec.url.clone(),
             branch: tip.source.spec.reference.branch.clone(),
+            verified_at: tip.verified_at,
             rewound_at: tip.rewound_at,
             place: tip.place.clone(),
         }

@@ -313,6 +313,55 @@ fn what_cannot_be_judged_yet_is_told_from_what_is_refused() {
     assert_eq!(undetermined(&unlisted), 0, "it isn't this session's");
 }
 
+/// The strictest policy says how long; time alone ends the grant, and a fetch brings it back with what was proven.
+#[test]
+fn a_source_out_of_reach_ends_grants_where_a_policy_says_so() {
+    let fetched = |second: i64| {
+        let standing = Standing {
+            commit: "c0ffee".to_owned(),
+            source: "team".to_owned(),
+            verified_at: Some(at(second)),
+            ..Standing::default()
+        };
+        Tip::Stands(Box::new(standing))
+    };
+    let policies = |world: &mut World| {
+        world.policy(json!({"require": {"onStale": {"after": "10m", "action": "Deny"}}}));
+        world.policy(json!({"require": {"onStale": {"after": "5m", "action": "Deny"}}}));
+        world.policy(json!({"require": {"onStale": {"after": "1m", "action": "Keep"}}}));
+    };
+    let mut world = changed(|world| {
+        policies(world);
+        world.tips.insert("b".to_owned(), fetched(1_000));
+    });
+    assert_eq!(world.held(), ["b"]);
+    assert_eq!(world.decide().next, Some(at(1_300)), "nothing else would wake it");
+    world.now = 1_299;
+    assert_eq!(world.held(), ["b"]);
+    world.now = 1_300;
+    let decisions = world.decide();
+    let Verdict::Inactive { reason, message, .. } = &decisions.bindings["b"] else {
+        panic!("active")
+    };
+    assert_eq!(*reason, Reason::SourceStale);
+    assert!(
+        message.starts_with("GitSource team was last fetched at 1970-01-01T00:16:40Z"),
+        "{message}"
+    );
+    assert!(
+        matches!(decisions.grants["b"], ToldGrant::Proven(_)),
+        "what is proven stays"
+    );
+    assert!(world.held().is_empty());
+    world.tips.insert("b".to_owned(), fetched(1_300));
+    assert_eq!(world.held(), ["b"]);
+    let kept = changed(|world| {
+        world.policy(json!({"require": {"onStale": {"after": "1m", "action": "Keep"}}}));
+        world.tips.insert("b".to_owned(), fetched(0));
+    });
+    assert_eq!(kept.held(), ["b"]);
+}
+
 /// A forge that is slow to answer holds the binding that it is asked about, and no other credential of the session.
 #[test]
 fn a_binding_that_the_forge_is_asked_about_leaves_no_session_undetermined() {

@@ -47,6 +47,7 @@ fn source(suspend: bool, objects: Option<Vec<Declared>>) -> SourceTip {
                 withheld: BTreeSet::new(),
             })
         }),
+        verified_at: None,
         rewound_at: None,
         place: None,
     }

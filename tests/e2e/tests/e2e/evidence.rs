@@ -223,6 +223,44 @@ async fn the_same_document_pushed_again_is_not_approved_again() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_source_out_of_reach_ends_its_grants_where_a_policy_says_so() -> Result<()> {
+    let team = Team::create(&cluster().await?, "stale").await?;
+    team.offer("forge", "fake-value", "api.example.com").await?;
+    team.policy(json!({
+        "allow": [{ "name": "api", "hosts": ["api.example.com"] }],
+        "require": { "onStale": { "after": "30s", "action": "Deny" } },
+    }))
+    .await?;
+    let repository = Repository::create(&team.cluster, &team.namespace).await?;
+    repository.write("a.yaml", &binding("a", &["GET"]).to_string())?;
+    repository.push("Grant")?;
+    team.source("source", &repository.url).await?;
+    let says = async |reason: &str| {
+        let ready = |binding: &CredentialBinding| {
+            let status = binding.status.clone().unwrap_or_default();
+            status
+                .conditions
+                .iter()
+                .any(|it| it.type_ == "Ready" && it.reason == reason)
+        };
+        team.wait::<CredentialBinding>("a", reason, SAID, ready).await
+    };
+    says("Granted").await?;
+    // The forge asks for a login that the source hasn't got.
+    let path = format!("repos/{}", repository.path);
+    repository.api("PATCH", &path, &json!({ "private": true })).await?;
+    let stale = says("SourceStale").await?;
+    assert!(
+        stale.status.is_some_and(|status| status.grant.is_some()),
+        "what is proven stays"
+    );
+    repository.api("PATCH", &path, &json!({ "private": false })).await?;
+    says("Granted").await?;
+    team.end_policy().await?;
+    team.end().await
+}
+
+#[tokio::test]
 async fn a_rewound_branch_brings_nothing_back() -> Result<()> {
     let desk = Desk::new("rewound").await?;
     let merged = desk.review("a", &["GET"]).await?;

@@ -82,6 +82,7 @@ impl World {
             source: "source".to_owned(),
             url: "https://git.example.com/a/b.git".to_owned(),
             branch: "main".to_owned(),
+            verified_at: None,
             rewound_at: None,
             place: Some((
                 Place {
