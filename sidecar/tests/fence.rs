@@ -322,7 +322,12 @@ fn a_fence_that_cannot_be_loaded_says_why() {
         return;
     }
     let program = std::env::temp_dir().join(format!("berth-sidecar-{}", std::process::id()));
-    std::fs::copy(env!("CARGO_BIN_EXE_berth-sidecar"), &program).unwrap();
+    // By a process of its own: a child that another test forks meanwhile would hold the file open, and it couldn't run.
+    let copied = Command::new("cp")
+        .arg(env!("CARGO_BIN_EXE_berth-sidecar"))
+        .arg(&program)
+        .status();
+    assert!(copied.is_ok_and(|status| status.success()));
     let done = Command::new("setpriv")
         .args(["--reuid=1000", "--clear-groups", "--inh-caps=-all"])
         .arg(&program)
