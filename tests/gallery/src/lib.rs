@@ -10,6 +10,7 @@ pub mod frames;
 pub mod litellm_stand_in;
 pub mod oauth;
 pub mod origin;
+pub mod played_model;
 pub mod policy;
 pub mod process;
 pub mod scene;

@@ -1,0 +1,67 @@
+//! OpenAI's responses.
+
+use serde_json::{Value, json};
+
+use super::{Conversation, INPUT_TOKENS, OUTPUT_TOKENS, Turn, list, text};
+
+pub(super) fn conversation(asked: &Value) -> Conversation {
+    let items = list(asked, "input");
+    let users = items.iter().filter(|item| item["role"] == "user");
+    let last = items.last().filter(|item| item["type"] == "function_call_output");
+    let names = list(asked, "tools").iter();
+    Conversation {
+        prompt: users.map(|item| text(&item["content"])).collect::<Vec<_>>().join("\n"),
+        tool_said: last.map(|item| text(&item["output"])),
+        tools: names
+            .filter_map(|tool| Some(tool["name"].as_str()?.to_owned()))
+            .collect(),
+    }
+}
+
+fn item(turn: &Turn) -> Value {
+    match turn {
+        Turn::Says(text) => json!({
+            "type": "message", "id": "msg_played", "role": "assistant", "status": "completed",
+            "content": [{ "type": "output_text", "text": text, "annotations": [] }],
+        }),
+        Turn::Calls { tool, arguments } => json!({
+            "type": "function_call", "id": "fc_played", "call_id": "call_played", "name": tool, "status": "completed",
+            "arguments": arguments.to_string(),
+        }),
+    }
+}
+
+pub(super) fn whole(model: &str, turn: &Turn) -> Value {
+    json!({
+        "id": "resp_played", "object": "response", "created_at": 0, "status": "completed", "model": model,
+        "output": [item(turn)],
+        "usage": {
+            "input_tokens": INPUT_TOKENS, "input_tokens_details": { "cached_tokens": 0 },
+            "output_tokens": OUTPUT_TOKENS, "output_tokens_details": { "reasoning_tokens": 0 },
+            "total_tokens": INPUT_TOKENS + OUTPUT_TOKENS,
+        },
+    })
+}
+
+pub(super) fn streamed(model: &str, turn: &Turn) -> Vec<(&'static str, Value)> {
+    let begun = json!({ "id": "resp_played", "object": "response", "status": "in_progress", "model": model });
+    let events = [
+        ("response.created", json!({ "response": begun })),
+        (
+            "response.output_item.added",
+            json!({ "output_index": 0, "item": item(turn) }),
+        ),
+        (
+            "response.output_item.done",
+            json!({ "output_index": 0, "item": item(turn) }),
+        ),
+        ("response.completed", json!({ "response": whole(model, turn) })),
+    ];
+    let numbered = events.into_iter().enumerate();
+    let named = |(number, (name, mut data)): (usize, (&'static str, Value))| {
+        data["type"] = name.into();
+        data["sequence_number"] = number.into();
+        (name, data)
+    };
+    numbered.map(named).collect()
+}
