@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tokio_util::codec::LengthDelimitedCodec;
 
+use crate::told::Said;
+
 /// Largest frame either side accepts: a prompt (64 KiB) with its environment (64 × 4 KiB) and JSON escapes fits.
 pub const MAX_FRAME_BYTES: usize = 1 << 20;
 
@@ -99,11 +101,13 @@ pub enum FromRunner {
         /// Standard base64.
         data: String,
     },
+    /// The harness told something, in a line of its output that went before.
+    Said(Said),
     /// It has ended.
     Exited {
         /// Exit status, or 128 + the signal's number.
         code: i32,
-        /// Contents of `result.md`, cut to 16 KiB.
+        /// The harness's last words, else the contents of `result.md`; cut to 16 KiB.
         summary: String,
         /// Why it could not be started; empty when it ran.
         error: String,

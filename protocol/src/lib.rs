@@ -6,6 +6,7 @@
 
 pub mod environment;
 pub mod handoff;
+pub mod told;
 
 /// Messages of the control stream, generated from `proto/berth/control/v1/control.proto`.
 pub mod control {

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::harness::Kind;
+
 /// Entry process of the agent container.
 #[derive(Debug, Parser)]
 #[command(version)]
@@ -37,6 +39,12 @@ pub struct Options {
     /// Directory that the harness works in.
     #[arg(long)]
     pub workspace: PathBuf,
+    /// Which agent program the harness is.
+    #[arg(long, value_enum, default_value_t)]
+    pub harness: Kind,
+    /// Home of the agent's user, where its program keeps its files.
+    #[arg(long, env = "HOME", default_value = "/home/agent")]
+    pub home: PathBuf,
     /// The harness, unless the assignment names one.
     #[arg(last = true)]
     pub command: Vec<String>,
@@ -61,6 +69,7 @@ mod tests {
             let Command::Run(options) = cli.command else {
                 panic!("not run")
             };
+            assert_eq!(options.harness, Kind::Custom);
             options.command
         };
         assert_eq!(parse(&["--", "sh", "-c", "x"]), ["sh", "-c", "x"]);

@@ -1,15 +1,40 @@
-//! Pure: an assignment → the process that serves it. One file per kind of harness; each gives a [`Launch`].
+//! Pure: an assignment → the process that serves it, and its lines → what it tells. One file per kind of harness; a new
+//! one is a file with a [`Harness`], a recording of what the real program prints, and a test over that.
 //!
 //! What comes out holds configuration only. It never looks at the runner's own environment.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use berth_protocol::handoff::Assignment;
+use berth_protocol::told::Told;
+use clap::ValueEnum;
 
+mod claude_code;
+mod codex;
 mod custom;
+mod hermes;
+mod open_code;
+
+/// Which agent program it is; `kebab-case` on the command line.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
+pub enum Kind {
+    /// Anthropic's Claude Code.
+    ClaudeCode,
+    /// OpenAI's Codex.
+    Codex,
+    /// Hermes.
+    Hermes,
+    /// opencode.
+    #[value(name = "opencode")]
+    OpenCode,
+    /// Any program that reads the prompt from standard input.
+    #[default]
+    Custom,
+}
 
 /// A process to start.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Launch {
     /// Program and arguments; empty when neither the assignment nor the container names a program.
     pub command: Vec<String>,
@@ -17,19 +42,124 @@ pub struct Launch {
     pub env: BTreeMap<String, String>,
     /// Written to standard input, which is then closed.
     pub input: String,
+    /// Written before it starts: the program's own settings, without a secret.
+    pub files: Vec<(PathBuf, String)>,
 }
 
-/// What to start for an assignment. `fallback` is the container's own command.
-pub fn launch(assignment: &Assignment, fallback: &[String]) -> Launch {
-    Launch {
-        env: environment(assignment),
-        ..custom::launch(assignment, fallback)
+/// What a harness is asked to do.
+#[derive(Clone, Copy, Debug)]
+pub struct Task<'a> {
+    /// Of the session.
+    pub assignment: &'a Assignment,
+    /// The container's own command.
+    pub fallback: &'a [String],
+    /// Home of the agent's user, where programs keep their files.
+    pub home: &'a Path,
+    /// The program's id of the conversation to go on with ([`Told::Session`]); a new one when `None`.
+    pub resume: Option<&'a str>,
+}
+
+/// A task can't be given to this program; says why to the author.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum LaunchError {
+    /// The program has no model of its own.
+    #[error("{0} needs a model: set spec.model of the AgentSession")]
+    NoModel(&'static str),
+    /// The program takes its prompt as an argument, and the kernel takes none longer.
+    #[error("{program} takes a prompt of at most {most} bytes")]
+    LongPrompt {
+        /// Which.
+        program: &'static str,
+        /// How much it takes.
+        most: usize,
+    },
+}
+
+/// What is different between agent programs.
+trait Harness {
+    /// The process for a task, without what [`environment`] says for all of them.
+    fn launch(&self, task: Task<'_>) -> Result<Launch, LaunchError>;
+    /// Reads its standard output from the first line on; `None` when it has no language of its own.
+    fn reader(&self) -> Option<Box<dyn Reader>>;
+    /// What of its files another pod needs to go on.
+    fn keeps(&self) -> &'static [Kept];
+}
+
+/// Reads what a program prints.
+pub trait Reader: Send {
+    /// What a line tells; nothing when it isn't the program's language.
+    fn line(&mut self, line: &str) -> Vec<Told>;
+    /// What its end tells.
+    fn end(&mut self) -> Vec<Told> {
+        vec![]
     }
 }
 
-/// The author's configuration, then what Berth itself says: the latter wins.
+/// Files of a program, below the agent's home.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Kept {
+    /// Lines that are only ever appended, in files below this folder with this ending.
+    Lines(&'static str, &'static str),
+    /// An SQLite database, which has to be copied by its backup API.
+    Sqlite(&'static str),
+}
+
+impl Kind {
+    fn harness(self) -> &'static dyn Harness {
+        match self {
+            Self::ClaudeCode => &claude_code::ClaudeCode,
+            Self::Codex => &codex::Codex,
+            Self::Hermes => &hermes::Hermes,
+            Self::OpenCode => &open_code::OpenCode,
+            Self::Custom => &custom::Custom,
+        }
+    }
+
+    /// What to start for a task. The pool's command, or the assignment's, replaces the program's own.
+    pub fn launch(self, task: Task<'_>) -> Result<Launch, LaunchError> {
+        let launch = self.harness().launch(task)?;
+        let mut env = task.assignment.env.clone();
+        env.extend(launch.env);
+        env.extend(environment(task.assignment));
+        Ok(Launch { env, ..launch })
+    }
+
+    /// Reads what the program prints; `None` when nothing is known of it.
+    pub fn reader(self) -> Option<Box<dyn Reader>> {
+        self.harness().reader()
+    }
+
+    /// What of the program's files another pod needs to go on.
+    pub fn keeps(self) -> &'static [Kept] {
+        self.harness().keeps()
+    }
+}
+
+impl<'a> Task<'a> {
+    /// The author's program with its first arguments, else this one.
+    fn program(&self, name: &str) -> Vec<String> {
+        let Self {
+            assignment, fallback, ..
+        } = self;
+        let named = [assignment.command.as_slice(), fallback];
+        let named = named.into_iter().find(|command| !command.is_empty());
+        named.map_or_else(|| vec![name.to_owned()], <[String]>::to_vec)
+    }
+
+    fn model(&self) -> Option<&'a str> {
+        Some(self.assignment.model.as_str()).filter(|model| !model.is_empty())
+    }
+
+    /// The OpenAI-shaped service that the author names, without a slash at its end.
+    fn openai_url(&self) -> &'a str {
+        let named = self.assignment.env.get("OPENAI_BASE_URL").map(String::as_str);
+        named.unwrap_or("https://api.openai.com/v1").trim_end_matches('/')
+    }
+}
+
+/// What Berth itself says, over everything else.
 fn environment(assignment: &Assignment) -> BTreeMap<String, String> {
-    let mut env = assignment.env.clone();
+    let mut env = BTreeMap::new();
     let mut set = |name: &str, value: &str| env.insert(name.to_owned(), value.to_owned());
     set("BERTH_SESSION", &assignment.name);
     set("BERTH_NAMESPACE", &assignment.namespace);
@@ -46,71 +176,28 @@ fn environment(assignment: &Assignment) -> BTreeMap<String, String> {
     env
 }
 
+fn variables<const N: usize>(pairs: [(&str, &str); N]) -> BTreeMap<String, String> {
+    pairs
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into_iter()
+        .collect()
+}
+
+fn words<const N: usize>(words: [&str; N]) -> impl Iterator<Item = String> {
+    words.map(str::to_owned).into_iter()
+}
+
+/// Text of a JSON string; other JSON as it is written.
+fn text(value: &serde_json::Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
 /// The sidecar's proxy listener.
 const PROXY: &str = "http://127.0.0.1:14322";
 /// The agent's own servers are its own.
 const NO_PROXY: &str = "127.0.0.1,localhost";
+/// The variable with the stub of an OpenAI-shaped service's key.
+const OPENAI_KEY: &str = "OPENAI_API_KEY";
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn assignment() -> Assignment {
-        let env = [
-            ("COLOUR", "blue"),
-            ("HTTPS_PROXY", "http://elsewhere"),
-            ("BERTH_SESSION", "another"),
-        ];
-        Assignment {
-            namespace: "team".to_owned(),
-            name: "fix".to_owned(),
-            incarnation: 2,
-            prompt: "Fix it.".to_owned(),
-            env: env
-                .into_iter()
-                .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .collect(),
-            ..Assignment::default()
-        }
-    }
-
-    #[test]
-    fn what_berth_says_wins_over_the_author() {
-        let launch = launch(&assignment(), &["sh".to_owned()]);
-        let lines: Vec<String> = launch
-            .env
-            .iter()
-            .map(|(name, value)| format!("{name}={value}"))
-            .collect();
-        let expected = [
-            "BERTH_INCARNATION=2",
-            "BERTH_NAMESPACE=team",
-            "BERTH_SESSION=fix",
-            "COLOUR=blue",
-            "HTTPS_PROXY=http://127.0.0.1:14322",
-            "HTTP_PROXY=http://127.0.0.1:14322",
-            "NO_PROXY=127.0.0.1,localhost",
-            "http_proxy=http://127.0.0.1:14322",
-            "https_proxy=http://127.0.0.1:14322",
-            "no_proxy=127.0.0.1,localhost",
-        ];
-        assert_eq!(lines, expected);
-        assert_eq!(
-            (launch.command, launch.input.as_str()),
-            (vec!["sh".to_owned()], "Fix it.")
-        );
-    }
-
-    #[test]
-    fn the_assignment_may_name_command_and_model() {
-        let command = vec!["agent".to_owned(), "--yes".to_owned()];
-        let assignment = Assignment {
-            command: command.clone(),
-            model: "large".to_owned(),
-            ..assignment()
-        };
-        let launch = launch(&assignment, &["sh".to_owned()]);
-        assert_eq!(launch.command, command);
-        assert_eq!(launch.env["BERTH_MODEL"], "large");
-    }
-}
+mod tests;

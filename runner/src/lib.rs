@@ -2,7 +2,7 @@
 //!
 //! It gives up sockets that no fence sees ([`harden`]), connects to the sidecar's socket ([`link`]), waits for an
 //! assignment and its release ([`wait`]), starts the harness ([`start`], what exactly says [`harness`]), streams what it
-//! writes ([`stream`]) and tells how it ended ([`result`]). It never runs two harnesses in one container start, never
+//! writes ([`stream`]) and what that tells ([`tell`]), and says how it ended ([`result`]). It never runs two harnesses in one container start, never
 //! restarts one, and holds no secret.
 
 pub mod cli;
@@ -18,6 +18,7 @@ pub mod harness;
 pub mod start;
 
 pub mod stream;
+pub mod tell;
 
 pub mod result;
 

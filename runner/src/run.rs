@@ -3,20 +3,24 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use berth_protocol::handoff::{Assignment, FromRunner, ToRunner};
+use parking_lot::Mutex;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, timeout};
 
 use crate::cli::Options;
+use crate::harness::{Launch, Reader, Task};
 use crate::link::{self, Link};
 use crate::reap::Reaper;
-use crate::start::{Group, Harness, NotStarted, start};
-use crate::{harness, result, stream, wait};
+use crate::start::{Group, Harness, NotStarted, prepare, start};
+use crate::tell::Teller;
+use crate::{result, stream, wait};
 
 /// The runner can't do its work.
 #[derive(Debug, thiserror::Error)]
@@ -54,9 +58,8 @@ async fn serve(
     link: &mut Link,
     stop: &mut StopSignal,
 ) -> bool {
-    let launch = harness::launch(assignment, &options.command);
-    let harness = match start(reaper, &launch, &options.workspace) {
-        Ok(harness) => harness,
+    let (launch, harness) = match begin(options, reaper, assignment) {
+        Ok(begun) => begun,
         Err(NotStarted { code, error }) => {
             tracing::error!(code, error, "the harness wasn't started");
             tell_end(
@@ -83,8 +86,9 @@ async fn serve(
     let group = harness.group();
     let frames = link.frames.clone();
     let workspace = options.workspace.clone();
+    let reader = options.harness.reader();
     let life = async move {
-        let exited = live(harness, &frames, workspace).await;
+        let exited = live(harness, reader, &frames, workspace).await;
         frames.send(exited).await
     };
     tokio::pin!(life);
@@ -110,24 +114,43 @@ async fn serve(
     ending.settle()
 }
 
+/// Prepares and starts the harness.
+fn begin(options: &Options, reaper: &Reaper, assignment: &Assignment) -> Result<(Launch, Harness), NotStarted> {
+    let task = Task {
+        assignment,
+        fallback: &options.command,
+        home: &options.home,
+        resume: None,
+    };
+    let launch = options.harness.launch(task).map_err(|error| NotStarted {
+        code: 126,
+        error: error.to_string(),
+    })?;
+    prepare(&launch)?;
+    let harness = start(reaper, &launch, &options.workspace)?;
+    Ok((launch, harness))
+}
+
 /// From the first byte to the exit: everything that was written is carried before the end is told.
-async fn live(harness: Harness, frames: &tokio::sync::mpsc::Sender<FromRunner>, workspace: PathBuf) -> FromRunner {
+async fn live(
+    harness: Harness,
+    reader: Option<Box<dyn Reader>>,
+    frames: &mpsc::Sender<FromRunner>,
+    workspace: PathBuf,
+) -> FromRunner {
     let group = harness.group();
+    let teller = reader.map(|reader| Arc::new(Mutex::new(Teller::new(reader))));
     let (cut, seen) = watch::channel(false);
     let mut streams = JoinSet::new();
-    streams.spawn(stream::carry(
-        1,
-        harness.stdout,
-        tokio::io::stdout(),
-        frames.clone(),
-        seen.clone(),
-    ));
+    let (told, of, end) = (teller.clone(), frames.clone(), seen.clone());
+    streams.spawn(async move { stream::carry(1, harness.stdout, tokio::io::stdout(), of, end, told.as_deref()).await });
     streams.spawn(stream::carry(
         2,
         harness.stderr,
         tokio::io::stderr(),
         frames.clone(),
         seen,
+        None,
     ));
     let code = harness.ended.await.unwrap_or(255);
     // Whatever the harness left behind gets a moment, then goes with it, as it would with a container.
@@ -138,9 +161,13 @@ async fn live(harness: Harness, frames: &tokio::sync::mpsc::Sender<FromRunner>, 
     cut.send_replace(true);
     drain(&mut streams).await;
     group.kill();
-    let summary = tokio::task::spawn_blocking(move || result::summary(&workspace))
-        .await
-        .unwrap_or_default();
+    let last_words = teller.and_then(|teller| teller.lock().result().map(str::to_owned));
+    let summary = match last_words {
+        Some(words) => words,
+        None => tokio::task::spawn_blocking(move || result::summary(&workspace))
+            .await
+            .unwrap_or_default(),
+    };
     FromRunner::Exited {
         code,
         summary,

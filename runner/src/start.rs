@@ -1,7 +1,9 @@
 //! A [`Launch`] → a running process group with its pipes, and its end. What can't be started is an exit with a reason,
 //! as a shell would give it: 127 not found, 126 not executable.
 
-use std::io;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{ChildStdin, Command, Stdio};
@@ -34,6 +36,26 @@ pub struct NotStarted {
     pub code: i32,
     /// For the author.
     pub error: String,
+}
+
+/// Writes the program's settings, for the agent's user alone. What was there before is replaced.
+pub fn prepare(launch: &Launch) -> Result<(), NotStarted> {
+    for (path, content) in &launch.files {
+        write(path, content).map_err(|error| NotStarted {
+            code: 126,
+            error: format!("the harness's settings {} can't be written: {error}", path.display()),
+        })?;
+    }
+    Ok(())
+}
+
+fn write(path: &Path, content: &str) -> io::Result<()> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    options.open(path)?.write_all(content.as_bytes())
 }
 
 /// Starts the harness in its own process group.

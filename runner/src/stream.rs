@@ -5,8 +5,11 @@
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use berth_protocol::handoff::{FromRunner, MAX_OUTPUT_BYTES};
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
+
+use crate::tell::Teller;
 
 /// Carries one stream until its end, or until `cut` is set and nothing is there to be read.
 pub async fn carry(
@@ -15,6 +18,7 @@ pub async fn carry(
     mut log: impl AsyncWrite + Unpin,
     frames: mpsc::Sender<FromRunner>,
     mut cut: watch::Receiver<bool>,
+    teller: Option<&Mutex<Teller>>,
 ) {
     let mut piece = vec![0; MAX_OUTPUT_BYTES];
     loop {
@@ -24,6 +28,8 @@ pub async fn carry(
             _ = cut.wait_for(|cut| *cut) => 0,
         };
         let Some(piece) = piece.get(..read).filter(|piece| !piece.is_empty()) else {
+            let said = teller.map(|teller| teller.lock().end());
+            send(&frames, said.unwrap_or_default()).await;
             return;
         };
         tee(&mut log, piece).await;
@@ -31,10 +37,22 @@ pub async fn carry(
             stream,
             data: BASE64_STANDARD.encode(piece),
         };
-        if frames.send(frame).await.is_err() {
+        // The line before what it tells.
+        let said = teller.map(|teller| teller.lock().read(piece));
+        if !send(&frames, [frame].into_iter().chain(said.unwrap_or_default())).await {
             return;
         }
     }
+}
+
+/// `false` when nobody takes them any more.
+async fn send(frames: &mpsc::Sender<FromRunner>, all: impl IntoIterator<Item = FromRunner>) -> bool {
+    for frame in all {
+        if frames.send(frame).await.is_err() {
+            return false;
+        }
+    }
+    true
 }
 
 /// The log is a convenience: that it can't be written stops nothing.
@@ -57,7 +75,7 @@ mod tests {
         let (mut pipe, from) = tokio::io::duplex(1024);
         let (sender, mut frames) = mpsc::channel(1);
         let (_cut, cut) = watch::channel(false);
-        let carried = tokio::spawn(carry(2, from, tokio::io::sink(), sender, cut));
+        let carried = tokio::spawn(carry(2, from, tokio::io::sink(), sender, cut, None));
         // One frame in the queue, one in hand, one in the pipe; the writer then waits.
         let writing = async { while pipe.write_all(&[b'x'; 1024]).await.is_ok() {} };
         assert!(
@@ -81,7 +99,7 @@ mod tests {
         let (sender, mut frames) = mpsc::channel(1);
         let (_keep, cut) = watch::channel(true);
         pipe.write_all(b"last words").await.unwrap();
-        carry(1, from, tokio::io::sink(), sender, cut).await;
+        carry(1, from, tokio::io::sink(), sender, cut, None).await;
         assert_eq!(
             frames.recv().await,
             Some(FromRunner::Output {

@@ -1,6 +1,7 @@
 //! Table `session_event`: what happened in sessions, exactly once by (session, incarnation, the sidecar's number).
 
 use berth_protocol::control::{Event, event};
+use berth_protocol::told::Told;
 use jiff::Timestamp;
 use serde_json::json;
 use sqlx::PgConnection;
@@ -57,6 +58,19 @@ impl NewEvent {
             ),
             event::Kind::Gap(gap) => told("gap", json!({ "events": gap.events, "bytes": gap.bytes })),
             event::Kind::Violation(what) => told("violation", json!({ "what": clean(&what) })),
+            event::Kind::Said(said) => {
+                let Ok(what) = serde_json::from_slice::<Told>(&said.told) else {
+                    return Some(told(
+                        "violation",
+                        json!({ "what": "the harness told what can't be read" }),
+                    ));
+                };
+                let what = what.cut();
+                told(
+                    "said",
+                    json!({ "told": what, "offset": said.offset, "length": said.length }),
+                )
+            }
             event::Kind::Denied(count) => told("denied", json!({ "count": count })),
         })
     }

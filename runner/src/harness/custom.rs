@@ -1,22 +1,30 @@
-//! Pure: harness `Custom`, a command in the pool's image that reads the prompt from standard input. It knows no
-//! interactive mode: such a session runs to completion.
+//! Pure: harness `Custom`, a command in the pool's image that reads the prompt from standard input. Nothing is known of
+//! what it prints or keeps.
 
-use std::collections::BTreeMap;
+use super::{Harness, Kept, Launch, LaunchError, Reader, Task};
 
-use berth_protocol::handoff::Assignment;
+pub(super) struct Custom;
 
-use super::Launch;
+impl Harness for Custom {
+    /// The assignment's command, or the container's.
+    fn launch(&self, task: Task<'_>) -> Result<Launch, LaunchError> {
+        let command = if task.assignment.command.is_empty() {
+            task.fallback
+        } else {
+            &task.assignment.command
+        };
+        Ok(Launch {
+            command: command.to_vec(),
+            input: task.assignment.prompt.clone(),
+            ..Launch::default()
+        })
+    }
 
-/// The assignment's command, or the container's.
-pub(super) fn launch(assignment: &Assignment, fallback: &[String]) -> Launch {
-    let command = if assignment.command.is_empty() {
-        fallback
-    } else {
-        &assignment.command
-    };
-    Launch {
-        command: command.to_vec(),
-        env: BTreeMap::new(),
-        input: assignment.prompt.clone(),
+    fn reader(&self) -> Option<Box<dyn Reader>> {
+        None
+    }
+
+    fn keeps(&self) -> &'static [Kept] {
+        &[]
     }
 }

@@ -264,6 +264,19 @@ impl Bond {
         Ok(())
     }
 
+    /// What the harness told, says the runner.
+    pub fn said(&self, said: control::Said) -> Result<(), StateError> {
+        let mut inner = self.inner.lock();
+        let bound = inner.held.bound.as_ref();
+        if bound.is_some_and(|bound| bound.stage == Stage::Started) {
+            inner.spool.push_said(said, unix_ms());
+            inner.keep_numbers()?;
+        }
+        drop(inner);
+        self.wake();
+        Ok(())
+    }
+
     /// The harness has ended. The first word counts.
     pub fn exited(&self, exited: control::HarnessExited) -> Result<(), StateError> {
         let mut inner = self.inner.lock();

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use berth_protocol::control::{Event, Gap, Output, event::Kind};
+use berth_protocol::control::{Event, Gap, Output, Said, event::Kind};
 
 /// The events of one incarnation.
 #[derive(Debug, Default)]
@@ -75,6 +75,15 @@ impl Spool {
                 at,
             );
             self.append(event);
+        }
+    }
+
+    /// Adds what the harness told, or counts it when there is no room: it is in the output too.
+    pub fn push_said(&mut self, said: Said, at: i64) {
+        if self.has_room(said.told.len()) {
+            self.push(Kind::Said(said), at);
+        } else {
+            self.dropped.events += 1;
         }
     }
 
@@ -182,6 +191,7 @@ fn cost(event: &Event) -> usize {
         Some(Kind::Exited(exited)) => exited.summary.len() + exited.error.len(),
         Some(Kind::Started(started)) => started.command.iter().map(String::len).sum(),
         Some(Kind::Violation(why)) => why.len(),
+        Some(Kind::Said(said)) => said.told.len() + said.kind.len(),
         Some(Kind::Gap(_) | Kind::Denied(_)) | None => 0,
     };
     data + EVENT_OVERHEAD

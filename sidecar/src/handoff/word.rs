@@ -3,8 +3,9 @@
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use berth_protocol::control::HarnessExited;
+use berth_protocol::control::{self, HarnessExited};
 use berth_protocol::handoff::{FromRunner, MAX_OUTPUT_BYTES};
+use berth_protocol::told::Said;
 
 use super::next::Runner;
 use crate::control::bond::Bond;
@@ -37,6 +38,15 @@ pub fn take(bond: &Bond, runner: &mut Runner, frame: FromRunner) -> Result<Resul
             };
             bond.output(stream.into(), &bytes)?;
         }
+        FromRunner::Said(Said { told, offset, length }) => {
+            let told = told.cut();
+            bond.said(control::Said {
+                kind: told.kind().to_owned(),
+                told: serde_json::to_vec(&told).unwrap_or_default(),
+                offset,
+                length,
+            })?;
+        }
         FromRunner::Exited { code, summary, error } => {
             let (summary, error) = (cut(&summary, SUMMARY_MAX), cut(&error, ERROR_MAX));
             bond.exited(HarnessExited { code, summary, error })?;
@@ -52,6 +62,7 @@ fn check(stage: Option<Stage>, frame: &FromRunner) -> Result<(), Violation> {
         FromRunner::Output { stream: 0 | 3.., .. } => Err(Violation::Nonsense("output of an unknown stream")),
         FromRunner::Started { .. } if !running => Err(Violation::TooEarly("started")),
         FromRunner::Output { .. } if !running => Err(Violation::TooEarly("output")),
+        FromRunner::Said(_) if !running => Err(Violation::TooEarly("words of the harness")),
         FromRunner::Exited { .. } if !running => Err(Violation::TooEarly("exited")),
         _ => Ok(()),
     }
@@ -94,6 +105,8 @@ const ARGUMENT_MAX: usize = 256;
 
 #[cfg(test)]
 mod tests {
+    use berth_protocol::told::Told;
+
     use super::*;
 
     fn output(stream: u8) -> FromRunner {
@@ -110,7 +123,12 @@ mod tests {
             summary: String::new(),
             error: String::new(),
         };
-        for frame in [output(1), exited, FromRunner::Started { command: vec![] }] {
+        let said = FromRunner::Said(Said {
+            told: Told::WaitingForInput,
+            offset: 0,
+            length: 0,
+        });
+        for frame in [output(1), exited, said, FromRunner::Started { command: vec![] }] {
             for stage in [None, Some(Stage::Assigned), Some(Stage::Released)] {
                 assert!(check(stage, &frame).is_err(), "{stage:?} {frame:?}");
             }
