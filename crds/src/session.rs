@@ -59,7 +59,7 @@ pub struct AgentSessionSpec {
     /// What the agent is to do. Pinned when the sandbox is claimed: a later edit takes effect with a new `runID`.
     pub task: Task,
 
-    /// Model that the harness asks for.
+    /// Model that the harness asks for. `OpenCode` and `Hermes` need it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::model")]
     pub model: Option<String>,
@@ -106,7 +106,7 @@ pub struct PoolRef {
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Task {
-    /// The instruction, given to the harness on standard input.
+    /// The instruction, given to the harness on standard input; to `Hermes` as an argument, at most 128 KiB.
     #[schemars(length(min = 1, max = 65536))]
     pub prompt: String,
 

@@ -76,4 +76,18 @@ mod tests {
         assert!(parse(&["--"]).is_empty());
         assert!(parse(&[]).is_empty());
     }
+
+    #[test]
+    fn pools_name_the_harness_as_the_controller_renders_it() {
+        // controller/src/pool/pod.rs has the same names.
+        let kinds = [
+            ("claude-code", Kind::ClaudeCode),
+            ("codex", Kind::Codex),
+            ("hermes", Kind::Hermes),
+            ("opencode", Kind::OpenCode),
+        ];
+        for (name, kind) in kinds {
+            assert_eq!(<Kind as clap::ValueEnum>::from_str(name, false), Ok(kind));
+        }
+    }
 }

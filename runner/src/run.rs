@@ -86,9 +86,9 @@ async fn serve(
     let group = harness.group();
     let frames = link.frames.clone();
     let workspace = options.workspace.clone();
-    let reader = options.harness.reader();
+    let lines = options.harness.reader();
     let life = async move {
-        let exited = live(harness, reader, &frames, workspace).await;
+        let exited = live(harness, lines, &frames, workspace).await;
         frames.send(exited).await
     };
     tokio::pin!(life);
@@ -134,12 +134,12 @@ fn begin(options: &Options, reaper: &Reaper, assignment: &Assignment) -> Result<
 /// From the first byte to the exit: everything that was written is carried before the end is told.
 async fn live(
     harness: Harness,
-    reader: Option<Box<dyn Reader>>,
+    lines: Option<Box<dyn Reader>>,
     frames: &mpsc::Sender<FromRunner>,
     workspace: PathBuf,
 ) -> FromRunner {
     let group = harness.group();
-    let teller = reader.map(|reader| Arc::new(Mutex::new(Teller::new(reader))));
+    let teller = lines.map(|lines| Arc::new(Mutex::new(Teller::new(lines))));
     let (cut, seen) = watch::channel(false);
     let mut streams = JoinSet::new();
     let (told, of, end) = (teller.clone(), frames.clone(), seen.clone());

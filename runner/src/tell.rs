@@ -138,7 +138,7 @@ mod tests {
     fn a_line_without_end_takes_no_memory_and_moves_no_other() {
         let mut teller = teller();
         for _ in 0..40 {
-            assert_eq!(teller.read(&[b'x'; 32 << 10]), []);
+            assert_eq!(teller.read(&vec![b'x'; 32 << 10]), []);
             assert!(teller.line.capacity() <= 2 * LINE_MAX);
         }
         let line = r#"{"type":"error","message":"after"}"#;

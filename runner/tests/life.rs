@@ -78,12 +78,17 @@ impl World {
 }
 
 fn runner(pod: &Pod, command: &[&str]) -> Child {
+    runner_with(pod, &[], command)
+}
+
+fn runner_with(pod: &Pod, options: &[&str], command: &[&str]) -> Child {
     let mut run = Command::new(env!("CARGO_BIN_EXE_berth-runner"));
     run.arg("run")
         .arg("--handoff")
         .arg(&pod.options.place.handoff)
         .arg("--workspace")
-        .arg(pod.path("workspace"));
+        .arg(pod.path("workspace"))
+        .args(options);
     run.arg("--").args(command).env("FROM_IMAGE", "kept");
     run.stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -414,4 +419,76 @@ async fn the_installed_copy_runs() {
         .await
         .unwrap();
     assert!(version.stdout.starts_with(b"berth-runner "));
+}
+
+/// The program is a stand-in: it keeps the prompt and prints what the real one printed.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_program_tells_follows_its_lines_and_its_last_words_are_the_summary() {
+    let recording = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/recordings/codex.jsonl");
+    let mut controller = Controller::begin().await;
+    let mut pod = Pod::new(&controller);
+    let home = pod.path("home");
+    let options = ["--harness", "codex", "--home", home.to_str().unwrap()];
+    let runner = runner_with(&pod, &options, &[]);
+    pod.start_sidecar().await;
+    let stream = controller.attached().await;
+    let mut world = World {
+        controller,
+        stream,
+        pod,
+        runner,
+    };
+    let stand_in = format!("cat > prompt; echo \"$0 $*\" > arguments; echo mine > result.md; exec cat {recording}");
+    world.stream.run(&stand_in, "Fix it.").await;
+    let (events, exited) = world.end().await;
+    assert_eq!(world.workspace("prompt"), "Fix it.");
+    assert!(world.workspace("arguments").starts_with("exec --json"));
+    let settings = std::fs::read_to_string(home.join(".codex/config.toml")).unwrap();
+    assert!(settings.contains("OPENAI_API_KEY"), "{settings}");
+    assert!(exited.summary.starts_with("The command said:"), "{}", exited.summary);
+    let output = output(&events, 1);
+    assert_eq!(output, std::fs::read(recording).unwrap());
+    let (mut arrived, mut kinds) = (0, vec![]);
+    for event in &events {
+        match event.kind.as_ref().unwrap() {
+            Kind::Output(piece) if piece.stream == 1 => arrived += piece.data.len(),
+            Kind::Said(said) => {
+                let end = usize::try_from(said.offset + said.length).unwrap();
+                assert!(end <= arrived, "{} is told before its line", said.kind);
+                let told: serde_json::Value = serde_json::from_slice(&said.told).unwrap();
+                assert_eq!(told["kind"], said.kind);
+                kinds.push(said.kind.as_str());
+            }
+            _ => {}
+        }
+    }
+    let expected = [
+        "session",
+        "error",
+        "toolCall",
+        "toolResult",
+        "message",
+        "usage",
+        "result",
+    ];
+    assert_eq!(kinds, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_needs_a_model_says_so() {
+    let mut controller = Controller::begin().await;
+    let mut pod = Pod::new(&controller);
+    let runner = runner_with(&pod, &["--harness", "opencode"], &[]);
+    pod.start_sidecar().await;
+    let stream = controller.attached().await;
+    let mut world = World {
+        controller,
+        stream,
+        pod,
+        runner,
+    };
+    world.stream.run("true", "").await;
+    let (_, exited) = world.end().await;
+    assert_eq!(exited.code, 126);
+    assert!(exited.error.contains("set spec.model"), "{}", exited.error);
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use berth_crds::{AgentPool, AgentPoolSpec, HarnessKind, Reason};
+use berth_crds::{AgentPool, AgentPoolSpec, Reason};
 use jiff::Timestamp;
 
 use super::pair::Rendering;
@@ -115,13 +115,7 @@ pub fn serving<'a>(pairs: &'a [PairFacts], wanted: &str) -> Option<&'a PairFacts
 }
 
 fn unusable(spec: &AgentPoolSpec) -> Option<(Reason, String)> {
-    let checks = [
-        (
-            spec.harness.kind != HarnessKind::Custom,
-            "spec.harness.kind other than Custom",
-        ),
-        (spec.gateway.is_some(), "spec.gateway"),
-    ];
+    let checks = [(spec.gateway.is_some(), "spec.gateway")];
     let used: Vec<&str> = checks
         .iter()
         .filter(|(used, _)| *used)

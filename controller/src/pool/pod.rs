@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use berth_crds::{AgentPoolSpec, Confinement};
+use berth_crds::{AgentPoolSpec, Confinement, Harness, HarnessKind};
 use berth_protocol::AUDIENCE;
 use k8s_openapi::api::core::v1::{
     Capabilities, ConfigMapVolumeSource, Container, EmptyDirVolumeSource, EnvVar, ExecAction, KeyToPath,
@@ -178,21 +178,11 @@ fn sidecar_mounts() -> Vec<VolumeMount> {
 }
 
 fn agent(pool: &AgentPoolSpec, settings: &Settings) -> Container {
-    let mut command = words(&[
-        "/berth/bin/berth-runner",
-        "run",
-        "--handoff",
-        "/berth/handoff",
-        "--workspace",
-        "/workspace",
-        "--",
-    ]);
-    command.extend(pool.harness.command.iter().cloned());
     Container {
         name: AGENT.to_owned(),
         image: Some(pool.harness.image.clone()),
         image_pull_policy: Some(settings.image_pull_policy.clone()),
-        command: Some(command),
+        command: Some(agent_command(&pool.harness)),
         working_dir: Some("/workspace".to_owned()),
         volume_mounts: Some(vec![
             mount("berth-bin", "/berth/bin", true),
@@ -202,6 +192,35 @@ fn agent(pool: &AgentPoolSpec, settings: &Settings) -> Container {
         security_context: Some(unprivileged(AGENT_UID, false)),
         resources: pool.resources.clone(),
         ..Container::default()
+    }
+}
+
+fn agent_command(harness: &Harness) -> Vec<String> {
+    let mut command = words(&[
+        "/berth/bin/berth-runner",
+        "run",
+        "--handoff",
+        "/berth/handoff",
+        "--workspace",
+        "/workspace",
+    ]);
+    // Left out for `Custom`, whose pods were rendered before there were others.
+    if let Some(program) = program(harness.kind) {
+        command.extend(words(&["--harness", program]));
+    }
+    command.push("--".to_owned());
+    command.extend(harness.command.iter().cloned());
+    command
+}
+
+/// A kind as the runner's command line names it; its own command is the runner's to know.
+fn program(kind: HarnessKind) -> Option<&'static str> {
+    match kind {
+        HarnessKind::ClaudeCode => Some("claude-code"),
+        HarnessKind::Codex => Some("codex"),
+        HarnessKind::Hermes => Some("hermes"),
+        HarnessKind::OpenCode => Some("opencode"),
+        HarnessKind::Custom => None,
     }
 }
 
@@ -345,4 +364,28 @@ fn variable(name: &str, value: &str) -> EnvVar {
 
 fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_runner_is_told_which_program_it_starts() {
+        let kinds = [
+            (HarnessKind::ClaudeCode, vec!["--harness", "claude-code", "--", "x"]),
+            (HarnessKind::Codex, vec!["--harness", "codex", "--", "x"]),
+            (HarnessKind::Hermes, vec!["--harness", "hermes", "--", "x"]),
+            (HarnessKind::OpenCode, vec!["--harness", "opencode", "--", "x"]),
+            (HarnessKind::Custom, vec!["--", "x"]),
+        ];
+        for (kind, tail) in kinds {
+            let harness = Harness {
+                kind,
+                command: words(&["x"]),
+                ..Harness::default()
+            };
+            assert_eq!(agent_command(&harness)[6..], tail, "{kind:?}");
+        }
+    }
 }

@@ -122,7 +122,7 @@ fn a_pool_without_warm_sandboxes_switches_at_once() {
 #[test]
 fn what_comes_later_is_said() {
     let mut pool = snapshot(1, &[]);
-    pool.pool.spec.harness.kind = HarnessKind::Codex;
+    pool.pool.spec.gateway = Some(berth_crds::Gateway::default());
     let planned = plan(&pool);
     assert_eq!(planned.steps, []);
     assert!(matches!(planned.state, State::Stalled(Reason::NotImplemented, _)));
