@@ -3,6 +3,8 @@
 
 # The runner is linked statically: it runs in whatever image a team brings.
 image_names=(controller sidecar runner agent-base)
+# Images of the agent programs, made only when they are asked for: hundreds of megabytes each.
+agent_names=(claude-code codex hermes opencode)
 contexts=$root/target/images
 
 images() {
@@ -87,6 +89,35 @@ extra_image() {
 	step "image localhost/berth-$name:dev"
 }
 
+# agent_images [NAME…]: the agent programs on agent-base, all or these; prints NAME REFERENCE as berth_image does. npm and
+# pip reach their registries as this machine does; no image keeps how.
+agent_images() {
+	local name key base_key folder force=''
+	[ $# -gt 0 ] || set -- "${agent_names[@]}"
+	alive containerd || fail "the cluster is down; start it: tests/cluster/cluster up"
+	base_image
+	folder=$contexts/agent
+	mkdir -p "$folder" "$contexts/agent-base"
+	base_key=$(berth_image agent-base | awk '{print $2}')
+	for name in "$@"; do
+		[[ " ${agent_names[*]} " == *" $name "* ]] || fail "no agent is called $name; there are: ${agent_names[*]}"
+		key=$(cd "$root" && { echo "$base_key"; cat "images/$name/Containerfile"; } | sha256sum | cut -c1-16)
+		if [ -z "$(containers images ls -q "name==localhost/berth-$name:$key")" ]; then
+			agent_base_here
+			on=localhost/berth-agent-base:dev build_image "$name" "$key" "$root/images/$name/Containerfile" "$folder"
+			containers images tag --force "localhost/berth-$name:dev" "localhost/berth-$name:$key" >/dev/null
+			step "image localhost/berth-$name:dev, $(du -h "$cache/images/$name-$key.tar" | cut -f1)"
+		fi
+		echo "$name localhost/berth-$name:$key"
+	done
+}
+
+# The builder may have it from the cache's archive only.
+agent_base_here() {
+	builder inspect --type image localhost/berth-agent-base:dev >/dev/null 2>&1 && return
+	builder pull --quiet "oci-archive:$(ls "$cache"/images/agent-base-*.tar)" >/dev/null
+}
+
 pause_image() {
 	local key folder=$cache/pause
 	containers images ls -q | grep -qx localhost/berth-pause:dev && return
@@ -96,15 +127,19 @@ pause_image() {
 	build_image pause "$key" "$here/pause/Containerfile" "$folder"
 }
 
-# build_image NAME KEY CONTAINERFILE CONTEXT: an archive in the cache, named by its key, then in containerd.
+# build_image NAME KEY CONTAINERFILE CONTEXT: an archive in the cache, named by its key, then in containerd. `on` is the
+# image that it stands on when that isn't Debian's.
 build_image() {
-	local name=$1 key=$2 file=$3 context=$4 archive=$cache/images/$1-$2.tar options=(--quiet --isolation chroot --layers)
+	local settings name=$1 key=$2 file=$3 context=$4 archive=$cache/images/$1-$2.tar options=(--quiet --isolation chroot --layers)
 	if [ ! -f "$archive" ]; then
 		mkdir -p "$cache/images"
 		rm -f "$cache/images/$name"-*.tar
-		grep -q "^FROM scratch" "$file" || options+=(--from "$base")
+		grep -q "^FROM scratch" "$file" || options+=(--from "${on:-$base}")
 		# A mirror that is reached by https needs the machine's trust while building; the image doesn't keep it.
-		if [ "${via_https:-0}" != 0 ]; then options+=(-v /etc/ssl/certs:/etc/ssl/certs:ro); fi
+		if [ "${via_https:-0}" != 0 ] || [ -n "${on:-}" ]; then options+=(-v /etc/ssl/certs:/etc/ssl/certs:ro); fi
+		for settings in /etc/npmrc /etc/pip.conf; do
+			if [ -n "${on:-}" ] && [ -f "$settings" ]; then options+=(-v "$settings:$settings:ro"); fi
+		done
 		builder bud "${options[@]}" -t "localhost/berth-$name:dev" -f "$file" "$context" >"$state/log/image-$name.log" 2>&1 ||
 			fail "cannot build image $name; see $state/log/image-$name.log"
 		builder push --quiet --disable-compression "localhost/berth-$name:dev" \
