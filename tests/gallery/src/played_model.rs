@@ -2,6 +2,8 @@
 //! models (Anthropic's messages, OpenAI's responses and chat completions), streamed or whole, and follows one script:
 //!
 //! - asked with a tool that runs commands, it has the command run that the prompt names as ``Run `COMMAND` ``;
+//! - told in the last message that it is in a new pod, it has the command run that an earlier message names as
+//!   ``Later run `COMMAND` ``: it can know that one from its conversation alone;
 //! - shown what a tool said, it says [`DONE`] and repeats that;
 //! - asked for anything else, such as a title, it says [`PLAYED`].
 //!
@@ -29,6 +31,8 @@ pub enum Turn {
     Says(String),
     /// A call of a tool.
     Calls {
+        /// Names the call, once in a conversation.
+        id: String,
         /// The tool's name.
         tool: String,
         /// Its arguments.
@@ -72,24 +76,35 @@ fn respond(seen: &Seen) -> Vec<u8> {
 
 /// What was said so far, in no provider's words.
 struct Conversation {
-    /// What the user said, joined.
-    prompt: String,
-    /// What the last tool said, when nothing was said after it.
-    tool_said: Option<String>,
+    /// What came to the model, in order.
+    heard: Vec<Heard>,
     /// Names of the tools that it may call.
     tools: Vec<String>,
 }
 
+/// What came to the model.
+enum Heard {
+    /// From the user, or from the program in its name.
+    User(String),
+    /// From a tool.
+    Tool(String),
+}
+
+/// The newest thing that the script has an answer for counts: programs put reminders of their own between.
 fn next(conversation: &Conversation) -> Turn {
-    if let Some(said) = &conversation.tool_said {
-        return Turn::Says(format!("{DONE} {}", said.trim()));
+    let mut command = None;
+    for heard in conversation.heard.iter().rev() {
+        match heard {
+            Heard::Tool(said) => return Turn::Says(format!("{DONE} {}", said.trim())),
+            Heard::User(said) if said.contains("new pod") => command = earlier(conversation, "Later run `"),
+            Heard::User(said) => command = named(said, "Run `"),
+        }
+        if command.is_some() {
+            break;
+        }
     }
-    let command = conversation
-        .prompt
-        .rsplit_once("Run `")
-        .and_then(|(_, rest)| rest.split_once('`'));
     let tool = conversation.tools.iter().find(|name| SHELLS.contains(&name.as_str()));
-    let (Some((command, _)), Some(tool)) = (command, tool) else {
+    let (Some(command), Some(tool)) = (command, tool) else {
         return Turn::Says(PLAYED.to_owned());
     };
     let arguments = match tool.as_str() {
@@ -98,10 +113,28 @@ fn next(conversation: &Conversation) -> Turn {
         "terminal" | "shell_command" => json!({ "command": command }),
         _ => json!({ "command": command, "description": "Run what was asked for" }),
     };
+    let tools = conversation
+        .heard
+        .iter()
+        .filter(|heard| matches!(heard, Heard::Tool(_)));
     Turn::Calls {
+        id: format!("played_{}", tools.count()),
         tool: tool.clone(),
         arguments,
     }
+}
+
+fn earlier(conversation: &Conversation, asks: &str) -> Option<String> {
+    conversation.heard.iter().rev().find_map(|heard| match heard {
+        Heard::User(said) => named(said, asks),
+        Heard::Tool(_) => None,
+    })
+}
+
+/// The command in backquotes after these words.
+fn named(said: &str, asks: &str) -> Option<String> {
+    let (_, rest) = said.rsplit_once(asks)?;
+    Some(rest.split_once('`')?.0.to_owned())
 }
 
 fn reply(
@@ -167,27 +200,47 @@ const OUTPUT_TOKENS: u64 = 7;
 mod tests {
     use super::*;
 
-    fn conversation(tool_said: Option<&str>, tools: &[&str]) -> Conversation {
+    fn conversation(heard: Vec<Heard>) -> Conversation {
+        let prompt = "Please help. Run `ls -l`, then stop. Later run `cat notes`.".to_owned();
         Conversation {
-            prompt: "Please help. Run `ls -l`, then stop.".to_owned(),
-            tool_said: tool_said.map(str::to_owned),
-            tools: tools.iter().map(|name| (*name).to_owned()).collect(),
+            heard: [Heard::User(prompt)].into_iter().chain(heard).collect(),
+            tools: vec!["Read".to_owned(), "exec_command".to_owned()],
+        }
+    }
+
+    fn called(turn: &Turn) -> &str {
+        match turn {
+            Turn::Calls { arguments, .. } => arguments["cmd"].as_str().unwrap(),
+            Turn::Says(_) => panic!("{turn:?}"),
         }
     }
 
     #[test]
     fn the_command_of_the_prompt_is_run_once() {
-        let calls = next(&conversation(None, &["Read", "exec_command"]));
-        let arguments = json!({ "cmd": "ls -l" });
+        assert_eq!(called(&next(&conversation(vec![]))), "ls -l");
+        let reminder = || Heard::User("<reminder/>".to_owned());
+        assert_eq!(called(&next(&conversation(vec![reminder()]))), "ls -l");
+        let heard = vec![Heard::Tool("total 0\n".to_owned()), reminder()];
         assert_eq!(
-            calls,
-            Turn::Calls {
-                tool: "exec_command".to_owned(),
-                arguments
-            }
+            next(&conversation(heard)),
+            Turn::Says("The command said: total 0".to_owned())
         );
-        let says = next(&conversation(Some("total 0\n"), &["exec_command"]));
-        assert_eq!(says, Turn::Says("The command said: total 0".to_owned()));
-        assert_eq!(next(&conversation(None, &[])), Turn::Says(PLAYED.to_owned()));
+        let without_tools = Conversation {
+            tools: vec![],
+            ..conversation(vec![])
+        };
+        assert_eq!(next(&without_tools), Turn::Says(PLAYED.to_owned()));
+    }
+
+    #[test]
+    fn in_a_new_pod_it_goes_on_from_its_conversation() {
+        let moved = || Heard::User("You are in a new pod.".to_owned());
+        let heard = vec![Heard::Tool("interrupted".to_owned()), moved()];
+        assert_eq!(called(&next(&conversation(heard))), "cat notes");
+        let heard = vec![moved(), Heard::Tool("42".to_owned())];
+        assert_eq!(
+            next(&conversation(heard)),
+            Turn::Says("The command said: 42".to_owned())
+        );
     }
 }

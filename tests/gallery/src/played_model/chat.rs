@@ -2,19 +2,20 @@
 
 use serde_json::{Value, json};
 
-use super::{Conversation, INPUT_TOKENS, OUTPUT_TOKENS, Turn, list, text};
+use super::{Conversation, Heard, INPUT_TOKENS, OUTPUT_TOKENS, Turn, list, text};
 
 pub(super) fn conversation(asked: &Value) -> Conversation {
-    let messages = list(asked, "messages");
-    let users = messages.iter().filter(|message| message["role"] == "user");
-    let last = messages.last().filter(|message| message["role"] == "tool");
+    let heard = list(asked, "messages").iter().filter_map(|message| {
+        let said = text(&message["content"]);
+        match message["role"].as_str()? {
+            "user" => Some(Heard::User(said)),
+            "tool" => Some(Heard::Tool(said)),
+            _ => None,
+        }
+    });
     let names = list(asked, "tools").iter();
     Conversation {
-        prompt: users
-            .map(|message| text(&message["content"]))
-            .collect::<Vec<_>>()
-            .join("\n"),
-        tool_said: last.map(|message| text(&message["content"])),
+        heard: heard.collect(),
         tools: names
             .filter_map(|tool| Some(tool["function"]["name"].as_str()?.to_owned()))
             .collect(),
@@ -24,9 +25,9 @@ pub(super) fn conversation(asked: &Value) -> Conversation {
 fn message(turn: &Turn) -> Value {
     match turn {
         Turn::Says(text) => json!({ "role": "assistant", "content": text }),
-        Turn::Calls { tool, arguments } => {
+        Turn::Calls { id, tool, arguments } => {
             let function = json!({ "name": tool, "arguments": arguments.to_string() });
-            let call = json!({ "index": 0, "id": "call_played", "type": "function", "function": function });
+            let call = json!({ "index": 0, "id": format!("call_{id}"), "type": "function", "function": function });
             json!({ "role": "assistant", "content": null, "tool_calls": [call] })
         }
     }

@@ -2,22 +2,18 @@
 
 use serde_json::{Value, json};
 
-use super::{Conversation, INPUT_TOKENS, OUTPUT_TOKENS, Turn, list, text};
+use super::{Conversation, Heard, INPUT_TOKENS, OUTPUT_TOKENS, Turn, list, text};
 
 pub(super) fn conversation(asked: &Value) -> Conversation {
-    let messages = list(asked, "messages");
-    let last = messages.last().map(|message| &message["content"]);
-    let is_result = |part: &&Value| part["type"] == "tool_result";
-    let result = last
-        .and_then(Value::as_array)
-        .and_then(|parts| parts.iter().rfind(is_result));
-    let users = messages.iter().filter(|message| message["role"] == "user");
+    let users = list(asked, "messages")
+        .iter()
+        .filter(|message| message["role"] == "user");
+    let heard = users.flat_map(|message| match message["content"].as_array() {
+        None => vec![Heard::User(text(&message["content"]))],
+        Some(parts) => parts.iter().map(part).collect(),
+    });
     Conversation {
-        prompt: users
-            .map(|message| text(&message["content"]))
-            .collect::<Vec<_>>()
-            .join("\n"),
-        tool_said: result.map(|result| text(&result["content"])),
+        heard: heard.collect(),
         tools: list(asked, "tools")
             .iter()
             .filter_map(|tool| Some(tool["name"].as_str()?.to_owned()))
@@ -25,11 +21,19 @@ pub(super) fn conversation(asked: &Value) -> Conversation {
     }
 }
 
+fn part(part: &Value) -> Heard {
+    if part["type"] == "tool_result" {
+        Heard::Tool(text(&part["content"]))
+    } else {
+        Heard::User(text(part))
+    }
+}
+
 fn block(turn: &Turn) -> Value {
     match turn {
         Turn::Says(text) => json!({ "type": "text", "text": text }),
-        Turn::Calls { tool, arguments } => {
-            json!({ "type": "tool_use", "id": "toolu_played", "name": tool, "input": arguments })
+        Turn::Calls { id, tool, arguments } => {
+            json!({ "type": "tool_use", "id": format!("toolu_{id}"), "name": tool, "input": arguments })
         }
     }
 }

@@ -2,16 +2,18 @@
 
 use serde_json::{Value, json};
 
-use super::{Conversation, INPUT_TOKENS, OUTPUT_TOKENS, Turn, list, text};
+use super::{Conversation, Heard, INPUT_TOKENS, OUTPUT_TOKENS, Turn, list, text};
 
 pub(super) fn conversation(asked: &Value) -> Conversation {
-    let items = list(asked, "input");
-    let users = items.iter().filter(|item| item["role"] == "user");
-    let last = items.last().filter(|item| item["type"] == "function_call_output");
+    let heard = list(asked, "input").iter().filter_map(|item| {
+        if item["role"] == "user" {
+            return Some(Heard::User(text(&item["content"])));
+        }
+        (item["type"] == "function_call_output").then(|| Heard::Tool(text(&item["output"])))
+    });
     let names = list(asked, "tools").iter();
     Conversation {
-        prompt: users.map(|item| text(&item["content"])).collect::<Vec<_>>().join("\n"),
-        tool_said: last.map(|item| text(&item["output"])),
+        heard: heard.collect(),
         tools: names
             .filter_map(|tool| Some(tool["name"].as_str()?.to_owned()))
             .collect(),
@@ -24,8 +26,8 @@ fn item(turn: &Turn) -> Value {
             "type": "message", "id": "msg_played", "role": "assistant", "status": "completed",
             "content": [{ "type": "output_text", "text": text, "annotations": [] }],
         }),
-        Turn::Calls { tool, arguments } => json!({
-            "type": "function_call", "id": "fc_played", "call_id": "call_played", "name": tool, "status": "completed",
+        Turn::Calls { id, tool, arguments } => json!({
+            "type": "function_call", "id": format!("fc_{id}"), "call_id": format!("call_{id}"), "name": tool, "status": "completed",
             "arguments": arguments.to_string(),
         }),
     }
