@@ -26,6 +26,7 @@ use crate::session::given_back::GivenBack;
 use crate::session::proposal::Proposals;
 use crate::session::runs::Runs;
 use crate::settings::Settings;
+use crate::store::checkpoint::Checkpoints;
 use crate::store::events::EventWriter;
 use crate::store::revision::RevisionRow;
 use crate::store::session::SessionRow;
@@ -82,6 +83,8 @@ pub struct Context {
     pub install_key: InstallKey,
     /// Uses of credentials for Postgres.
     pub uses: UseWriter,
+    /// Checkpoints of sessions.
+    pub checkpoints: Checkpoints,
     /// Kubernetes Events.
     pub events: Events,
     /// Metrics.

@@ -3,6 +3,7 @@
 //! A sidecar's stream is worth what its token proves: TokenReview gives the pod, [`identity`] gives the session, by
 //! UID on live reads. What arrives on a stream is the runner's word; it moves phase, result and events, nothing else.
 
+pub mod checkpoints;
 pub mod identity;
 pub mod listen;
 pub mod registry;

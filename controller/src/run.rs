@@ -48,6 +48,7 @@ use crate::session::given_back::GivenBack;
 use crate::session::proposal::Proposals;
 use crate::session::runs::Runs;
 use crate::settings::{Deadlines, Settings};
+use crate::store::checkpoint::Checkpoints;
 use crate::store::events::{EventQueue, EventWriter};
 use crate::store::session::SessionRow;
 use crate::store::uses::UseWriter;
@@ -221,6 +222,7 @@ impl Replica {
                 self.database.is_some(),
                 self.metrics.uses.clone(),
             ),
+            checkpoints: Checkpoints::new(self.database.clone()),
             given_back: GivenBack::default(),
             proposals: Proposals::default(),
             projection: ProjectionWriter::default(),
@@ -312,6 +314,8 @@ impl Replica {
         );
         self.tracker
             .spawn(context.uses.clone().run(database, self.cancel.clone()));
+        self.tracker
+            .spawn(context.checkpoints.clone().sweep(self.cancel.clone()));
         let sessions = context.caches.sessions.state();
         context.projection.rebuild(
             sessions

@@ -6,6 +6,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use kube::ResourceExt;
+
+use self::snapshot::{CheckpointFacts, CheckpointWanted, Snapshot};
 use crate::context::Context;
 use crate::telemetry::chain;
 use crate::watch::Name;
@@ -58,11 +61,14 @@ async fn pass(context: &Context, name: &Name) -> Outcome {
 }
 
 async fn try_pass(context: &Context, name: &Name) -> Result<Option<Duration>, act::ActError> {
-    let Some(snapshot) = observe::observe(context, name) else {
+    let Some(mut snapshot) = observe::observe(context, name) else {
         context.written.forget(name);
         context.given_back.forget(name);
         return Ok(None);
     };
+    if let Some(wanted) = plan::checkpoint_wanted(&snapshot) {
+        snapshot.checkpoint = checkpoint(context, &snapshot, wanted).await;
+    }
     let plan = plan::plan(&snapshot, &context.settings.deadlines);
     act::act(context, name, &snapshot, &plan).await?;
     if let Some(status) = status::status(&snapshot, &plan.state) {
@@ -70,6 +76,23 @@ async fn try_pass(context: &Context, name: &Name) -> Result<Option<Duration>, ac
         act::record(context, &snapshot, &plan, &session);
     }
     Ok(plan.requeue)
+}
+
+/// Asks Postgres for what a plan depends on: only a session that goes on in another pod does.
+async fn checkpoint(context: &Context, snapshot: &Snapshot, wanted: CheckpointWanted) -> CheckpointFacts {
+    let (uid, status) = (snapshot.session.uid().unwrap_or_default(), snapshot.status());
+    let found = match wanted {
+        CheckpointWanted::Before(incarnation) => {
+            let run_id = status.run_id.unwrap_or_default();
+            context.checkpoints.newest(&uid, &run_id, incarnation).await
+        }
+        CheckpointWanted::Named(which) => context.checkpoints.named(&uid, which).await,
+    };
+    match found {
+        Ok(Some(kept)) => CheckpointFacts::Kept(kept),
+        Ok(None) => CheckpointFacts::Nothing,
+        Err(error) => CheckpointFacts::Away(chain(&error)),
+    }
 }
 
 /// A session is gone: what was kept for it goes, and the record says so.

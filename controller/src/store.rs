@@ -11,6 +11,7 @@ use sqlx::{Connection, PgConnection, PgPool};
 
 use crate::telemetry::chain;
 
+pub mod checkpoint;
 pub mod event;
 pub mod events;
 pub mod revision;

@@ -82,6 +82,14 @@ named! {
         HarnessFailed,
         /// The pod was lost after the harness started; it is not run again without a checkpoint.
         Interrupted,
+        /// Everything that was kept is restored.
+        Complete,
+        /// Something of the session's state was left out or isn't as it was; the message names it.
+        Incomplete,
+        /// The program's own files are restored, and nothing of the workspace.
+        TranscriptOnly,
+        /// The pod was lost; the session goes on in another one.
+        Resuming,
         /// A field's value can't be used, though the schema admits it.
         InvalidSpec,
         /// No fence was asked for.

@@ -120,7 +120,8 @@ pub struct Task {
     #[schemars(schema_with = "schema::run_id")]
     pub run_id: Option<String>,
 
-    /// What happens when the pod is lost while the harness runs: `Resume` from a checkpoint or `Report` it.
+    /// What happens when the pod is lost while the harness runs: `Report` (default) ends the run, `Resume` goes on in another
+    /// pod from the last checkpoint. A `Custom` harness then gets its prompt again, with `BERTH_RESUMED_FROM` set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "OnInterrupt")]
     pub on_interrupt: Option<OnInterrupt>,
@@ -302,6 +303,10 @@ pub struct AgentSessionStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resume: Option<Resume>,
 
+    /// How often this run went on in another pod.
+    #[serde(default, skip_serializing_if = "schema::is_zero")]
+    pub resumes: i64,
+
     /// How the task ended. The runner's word.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<SessionResult>,
@@ -464,10 +469,19 @@ impl LaunchType {
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Resume {
-    /// Name of the checkpoint.
+    /// The incarnation that goes on from it.
+    pub incarnation: i64,
+    /// The incarnation that took it, a slash, and its number there.
+    #[schemars(length(max = 64))]
     pub checkpoint: String,
-    /// What was restored and what was not.
+    /// `Complete`, `TranscriptOnly` or `Incomplete`; empty until the runner says what it has restored.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 64))]
     pub verdict: String,
+    /// What was restored, and what wasn't by name.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 4096))]
+    pub message: String,
     /// When.
     pub at: Time,
 }

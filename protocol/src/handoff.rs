@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tokio_util::codec::LengthDelimitedCodec;
 
+use crate::checkpoint::{Answer, Restore, Step};
 use crate::told::Said;
 
 /// Largest frame either side accepts: a prompt (64 KiB) with its environment (64 × 4 KiB) and JSON escapes fits.
@@ -33,6 +34,8 @@ pub enum ToRunner {
         /// Seconds between the two signals.
         grace_seconds: u32,
     },
+    /// About a checkpoint that is being taken or restored.
+    Checkpoint(Answer),
 }
 
 /// What a runner is to run.
@@ -59,6 +62,12 @@ pub struct Assignment {
     pub command: Vec<String>,
     /// Repository to work on, if any.
     pub repository: Option<Repository>,
+    /// Checkpoint to restore before the harness starts, if the session goes on in this pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore: Option<Restore>,
+    /// Whether checkpoints are to be taken.
+    #[serde(default)]
+    pub checkpoints: bool,
 }
 
 /// The repository that the session works on.
@@ -111,6 +120,20 @@ pub enum FromRunner {
         summary: String,
         /// Why it could not be started; empty when it ran.
         error: String,
+        /// Whether it was told to end, rather than ending by itself.
+        #[serde(default)]
+        stopped: bool,
+    },
+    /// A step of a checkpoint.
+    Checkpoint(Step),
+    /// A checkpoint was restored, read back from the disk and hashed again.
+    Restored {
+        /// Which incarnation took it.
+        incarnation: u64,
+        /// Its number there.
+        number: u64,
+        /// SHA-256 of what the disk holds now, archived as the checkpoint was; hex.
+        digest: String,
     },
 }
 

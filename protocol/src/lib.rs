@@ -4,6 +4,7 @@
 //! Both are versioned by [`VERSION`]. A secret value has one field, `CredentialValue.secret`, from the
 //! controller to a bound sidecar.
 
+pub mod checkpoint;
 pub mod environment;
 pub mod handoff;
 pub mod told;

@@ -55,8 +55,12 @@ pub struct Task<'a> {
     pub fallback: &'a [String],
     /// Home of the agent's user, where programs keep their files.
     pub home: &'a Path,
+    /// Directory that it works in.
+    pub workspace: &'a Path,
     /// The program's id of the conversation to go on with ([`Told::Session`]); a new one when `None`.
     pub resume: Option<&'a str>,
+    /// What it is told to do.
+    pub prompt: &'a str,
 }
 
 /// A task can't be given to this program; says why to the author.
@@ -65,6 +69,9 @@ pub enum LaunchError {
     /// The program has no model of its own.
     #[error("{0} needs a model: set spec.model of the AgentSession")]
     NoModel(&'static str),
+    /// Its prompt may have been worked on already, and nothing says how far.
+    #[error("the checkpoint has no conversation of {0} to go on with; set a new task.runID to run the task again")]
+    NoConversation(&'static str),
     /// The program takes its prompt as an argument, and the kernel takes none longer.
     #[error("{program} takes a prompt of at most {most} bytes")]
     LongPrompt {
@@ -83,6 +90,10 @@ trait Harness {
     fn reader(&self) -> Option<Box<dyn Reader>>;
     /// What of its files another pod needs to go on.
     fn keeps(&self) -> &'static [Kept];
+    /// Stands for the newest conversation in its files, where it doesn't tell an id while it works.
+    fn newest(&self) -> Option<&'static str> {
+        None
+    }
 }
 
 /// Reads what a program prints.
@@ -117,11 +128,28 @@ impl Kind {
 
     /// What to start for a task. The pool's command, or the assignment's, replaces the program's own.
     pub fn launch(self, task: Task<'_>) -> Result<Launch, LaunchError> {
+        let goes_on = task.assignment.restore.is_some();
+        if goes_on && task.resume.is_none() && !self.keeps().is_empty() {
+            return Err(LaunchError::NoConversation(self.name()));
+        }
         let launch = self.harness().launch(task)?;
         let mut env = task.assignment.env.clone();
+        if !env.contains_key("GIT_CONFIG_COUNT") {
+            env.extend(safe_directory(task.workspace));
+        }
         env.extend(launch.env);
         env.extend(environment(task.assignment));
         Ok(Launch { env, ..launch })
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::ClaudeCode => "Claude Code",
+            Self::Codex => "Codex",
+            Self::Hermes => "Hermes",
+            Self::OpenCode => "opencode",
+            Self::Custom => "the command",
+        }
     }
 
     /// Reads what the program prints; `None` when nothing is known of it.
@@ -132,6 +160,11 @@ impl Kind {
     /// What of the program's files another pod needs to go on.
     pub fn keeps(self) -> &'static [Kept] {
         self.harness().keeps()
+    }
+
+    /// Stands for the newest conversation in its files, where it doesn't tell an id while it works.
+    pub fn newest(self) -> Option<&'static str> {
+        self.harness().newest()
     }
 }
 
@@ -157,6 +190,23 @@ impl<'a> Task<'a> {
     }
 }
 
+/// What a program is told that goes on in another pod. It has the task and all of its work so far in its conversation; one
+/// that keeps no conversation gets the task again, and `BERTH_RESUMED_FROM` says so.
+pub fn resumed(assignment: &Assignment) -> String {
+    let Some(restore) = assignment
+        .restore
+        .as_ref()
+        .filter(|restore| !restore.conversation.is_empty())
+    else {
+        return assignment.prompt.clone();
+    };
+    let missing = match restore.missing.as_slice() {
+        [] => String::new(),
+        names => format!(" These files were left out: {}.", names.join(", ")),
+    };
+    format!("{RESUMED}{missing} Go on with your task.")
+}
+
 /// What Berth itself says, over everything else.
 fn environment(assignment: &Assignment) -> BTreeMap<String, String> {
     let mut env = BTreeMap::new();
@@ -164,6 +214,12 @@ fn environment(assignment: &Assignment) -> BTreeMap<String, String> {
     set("BERTH_SESSION", &assignment.name);
     set("BERTH_NAMESPACE", &assignment.namespace);
     set("BERTH_INCARNATION", &assignment.incarnation.to_string());
+    if let Some(restore) = &assignment.restore {
+        set(
+            "BERTH_RESUMED_FROM",
+            &format!("{}/{}", restore.incarnation, restore.number),
+        );
+    }
     if !assignment.model.is_empty() {
         set("BERTH_MODEL", &assignment.model);
     }
@@ -174,6 +230,15 @@ fn environment(assignment: &Assignment) -> BTreeMap<String, String> {
         set(name, NO_PROXY);
     }
     env
+}
+
+/// The workspace is a volume, whose owner is root: git works in it only where it is told that it may.
+fn safe_directory(workspace: &Path) -> BTreeMap<String, String> {
+    variables([
+        ("GIT_CONFIG_COUNT", "1"),
+        ("GIT_CONFIG_KEY_0", "safe.directory"),
+        ("GIT_CONFIG_VALUE_0", &workspace.display().to_string()),
+    ])
 }
 
 fn variables<const N: usize>(pairs: [(&str, &str); N]) -> BTreeMap<String, String> {
@@ -192,6 +257,10 @@ fn text(value: &serde_json::Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
+/// A command that was running may have had its effect or not: only the agent can look.
+const RESUMED: &str = "The pod that you worked in was lost, and this is a new pod. Your conversation and your working \
+    directory were restored from a checkpoint that is some seconds older than the loss. Commands that were running have \
+    ended: see what they did before you repeat one.";
 /// The sidecar's proxy listener.
 const PROXY: &str = "http://127.0.0.1:14322";
 /// The agent's own servers are its own.

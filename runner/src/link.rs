@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use berth_protocol::VERSION;
+use berth_protocol::checkpoint::Answer;
 use berth_protocol::handoff::{FromRunner, SOCKET_NAME, ToRunner, codec};
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
@@ -27,6 +28,10 @@ pub struct Link {
     pub answers: mpsc::Sender<FromRunner>,
     /// Output, and then the end.
     pub frames: mpsc::Sender<FromRunner>,
+    /// Steps of checkpoints, behind everything else.
+    pub steps: mpsc::Sender<FromRunner>,
+    /// What is answered to them; taken by whoever keeps checkpoints.
+    pub checkpoints: Option<mpsc::Receiver<Answer>>,
     /// The incarnation whose harness this container start has run; 0 before.
     pub ran: Arc<AtomicU64>,
     task: JoinHandle<()>,
@@ -37,19 +42,28 @@ pub fn open(handoff: &Path) -> Link {
     let (orders_sender, orders) = mpsc::channel(ORDERS);
     let (answers, answers_receiver) = mpsc::channel(ANSWERS);
     let (frames, frames_receiver) = mpsc::channel(FRAMES);
+    let (steps, steps_receiver) = mpsc::channel(1);
+    let (checkpoints_sender, checkpoints) = mpsc::channel(CHECKPOINTS);
     let ran = Arc::new(AtomicU64::new(0));
     let outbox = Outbox {
         answers: answers_receiver,
         frames: frames_receiver,
+        steps: steps_receiver,
         ran: Arc::clone(&ran),
         in_hand: None,
         told: Vec::new(),
     };
-    let task = tokio::spawn(keep_up(handoff.join(SOCKET_NAME), outbox, orders_sender));
+    let heard = Heard {
+        orders: orders_sender,
+        checkpoints: checkpoints_sender,
+    };
+    let task = tokio::spawn(keep_up(handoff.join(SOCKET_NAME), outbox, heard));
     Link {
         orders,
         answers,
         frames,
+        steps,
+        checkpoints: Some(checkpoints),
         ran,
         task,
     }
@@ -61,11 +75,12 @@ impl Link {
         let Self {
             answers,
             frames,
+            steps,
             task,
             orders,
             ..
         } = self;
-        drop((answers, frames));
+        drop((answers, frames, steps));
         let abort = task.abort_handle();
         if tokio::time::timeout(patience, task).await.is_err() {
             tracing::warn!("the sidecar didn't take the last frames");
@@ -79,6 +94,7 @@ impl Link {
 struct Outbox {
     answers: mpsc::Receiver<FromRunner>,
     frames: mpsc::Receiver<FromRunner>,
+    steps: mpsc::Receiver<FromRunner>,
     ran: Arc<AtomicU64>,
     /// Taken from a queue, not yet written.
     in_hand: Option<FromRunner>,
@@ -86,12 +102,18 @@ struct Outbox {
     told: Vec<FromRunner>,
 }
 
-async fn keep_up(socket: PathBuf, mut outbox: Outbox, orders: mpsc::Sender<ToRunner>) {
+/// Where what the sidecar says goes.
+struct Heard {
+    orders: mpsc::Sender<ToRunner>,
+    checkpoints: mpsc::Sender<Answer>,
+}
+
+async fn keep_up(socket: PathBuf, mut outbox: Outbox, heard: Heard) {
     let mut pause = RETRY_MIN;
     loop {
         let connected = Instant::now();
         match UnixStream::connect(&socket).await {
-            Ok(stream) => match converse(stream, &mut outbox, &orders).await {
+            Ok(stream) => match converse(stream, &mut outbox, &heard).await {
                 Ok(Ended::Told) => return,
                 Ok(Ended::Closed) => tracing::info!("the sidecar closed the connection"),
                 Err(error) => tracing::info!(error = &error as &dyn std::error::Error, "the connection is lost"),
@@ -115,22 +137,26 @@ enum Ended {
     Closed,
 }
 
-async fn converse(stream: UnixStream, outbox: &mut Outbox, orders: &mpsc::Sender<ToRunner>) -> std::io::Result<Ended> {
+async fn converse(stream: UnixStream, outbox: &mut Outbox, heard: &Heard) -> std::io::Result<Ended> {
     let (reader, writer) = stream.into_split();
     let mut sink = FramedWrite::new(writer, codec());
     tokio::select! {
         told = tell(&mut sink, outbox) => told.map(|()| Ended::Told),
-        heard = hear(FramedRead::new(reader, codec()), orders) => heard.map(|()| Ended::Closed),
+        heard = hear(FramedRead::new(reader, codec()), heard) => heard.map(|()| Ended::Closed),
     }
 }
 
-async fn hear(
-    mut source: FramedRead<OwnedReadHalf, LengthDelimitedCodec>,
-    orders: &mpsc::Sender<ToRunner>,
-) -> std::io::Result<()> {
+async fn hear(mut source: FramedRead<OwnedReadHalf, LengthDelimitedCodec>, heard: &Heard) -> std::io::Result<()> {
     while let Some(frame) = source.next().await {
-        let order = serde_json::from_slice(&frame?)?;
-        if orders.send(order).await.is_err() {
+        let order = match serde_json::from_slice(&frame?)? {
+            // Late ones, which nobody waits for any more, may go.
+            ToRunner::Checkpoint(answer) => {
+                drop(heard.checkpoints.try_send(answer));
+                continue;
+            }
+            order => order,
+        };
+        if heard.orders.send(order).await.is_err() {
             std::future::pending::<()>().await; // the runner is leaving: only the telling matters now
         }
     }
@@ -167,12 +193,13 @@ async fn write(
 }
 
 impl Outbox {
-    /// The next frame; answers first. `None` once both queues are closed and empty.
+    /// The next frame; answers first. `None` once all queues are closed and empty.
     async fn next(&mut self) -> Option<FromRunner> {
         tokio::select! {
             biased;
             Some(answer) = self.answers.recv() => Some(answer),
             Some(frame) = self.frames.recv() => Some(frame),
+            Some(step) = self.steps.recv() => Some(step),
             else => None,
         }
     }
@@ -188,6 +215,8 @@ impl Outbox {
 const ORDERS: usize = 16;
 /// `Ready` once per assignment and `Started`; the link takes them at once while it is up.
 const ANSWERS: usize = 16;
+/// One is under way; late ones may be before it.
+const CHECKPOINTS: usize = 16;
 /// 16 × 32 KiB: half a MiB of output (less than 1 MiB with base64) may wait for the sidecar before the harness blocks.
 const FRAMES: usize = 16;
 /// The sidecar's socket appears before the agent's container starts, so the first try nearly always works.

@@ -4,7 +4,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use berth_protocol::handoff::{Assignment, FromRunner, ToRunner};
@@ -14,8 +14,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, timeout};
 
+use crate::checkpoint::gather::Sources;
+use crate::checkpoint::keep::Keeper;
+use crate::checkpoint::restore::restore;
+use crate::checkpoint::take::Exchange;
 use crate::cli::Options;
-use crate::harness::{Launch, Reader, Task};
+use crate::harness::{Launch, Task};
 use crate::link::{self, Link};
 use crate::reap::Reaper;
 use crate::start::{Group, Harness, NotStarted, prepare, start};
@@ -50,7 +54,7 @@ pub async fn run(options: Options) -> Result<(), RunError> {
     Ok(())
 }
 
-/// Runs the harness and tells how it ended; says whether the runner was told to leave meanwhile.
+/// Restores, runs the harness and tells how it ended; says whether the runner was told to leave meanwhile.
 async fn serve(
     options: &Options,
     reaper: &Reaper,
@@ -58,69 +62,183 @@ async fn serve(
     link: &mut Link,
     stop: &mut StopSignal,
 ) -> bool {
+    let mut keeper = keeper(options, assignment, link);
+    match go_on(&mut keeper, assignment, link, stop).await {
+        GoOn::Yes => {}
+        GoOn::No(error) => {
+            not_started(link, NotStarted { code: 255, error }).await;
+            return false;
+        }
+        GoOn::Leave => return true,
+    }
     let (launch, harness) = match begin(options, reaper, assignment) {
         Ok(begun) => begun,
-        Err(NotStarted { code, error }) => {
-            tracing::error!(code, error, "the harness wasn't started");
-            tell_end(
-                link,
-                FromRunner::Exited {
-                    code,
-                    summary: String::new(),
-                    error,
-                },
-            )
-            .await;
+        Err(error) => {
+            not_started(link, error).await;
             return false;
         }
     };
-    if link
-        .answers
-        .try_send(FromRunner::Started {
-            command: launch.command,
-        })
-        .is_err()
-    {
+    let command = launch.command;
+    if link.answers.try_send(FromRunner::Started { command }).is_err() {
         tracing::warn!("the sidecar doesn't take the start");
     }
-    let group = harness.group();
-    let frames = link.frames.clone();
-    let workspace = options.workspace.clone();
-    let lines = options.harness.reader();
-    let life = async move {
-        let exited = live(harness, lines, &frames, workspace).await;
+    let teller = options
+        .harness
+        .reader()
+        .map(|lines| Arc::new(Mutex::new(Teller::new(lines))));
+    let earlier = assignment.restore.as_ref().map(|restore| restore.conversation.clone());
+    let conversation = || {
+        let told = teller
+            .as_ref()
+            .and_then(|teller| teller.lock().conversation().map(str::to_owned));
+        let newest = || options.harness.newest().map(str::to_owned);
+        told.or_else(|| earlier.clone()).or_else(newest).unwrap_or_default()
+    };
+    let mut ending = Ending::of(harness.group());
+    {
+        let watch = keeper.watch(conversation);
+        run_out(
+            harness,
+            teller.clone(),
+            options,
+            assignment,
+            (link, stop, &mut ending),
+            watch,
+        )
+        .await;
+    }
+    if let Some(until) = ending.told_to_end {
+        keeper.last(conversation(), until).await;
+    }
+    ending.settle()
+}
+
+/// Until the harness has ended and that is told.
+async fn run_out(
+    harness: Harness,
+    teller: Option<Arc<Mutex<Teller>>>,
+    options: &Options,
+    assignment: &Assignment,
+    (link, stop, ending): (&mut Link, &mut StopSignal, &mut Ending),
+    watch: impl Future<Output = ()>,
+) {
+    let (group, frames, workspace) = (harness.group(), link.frames.clone(), options.workspace.clone());
+    let stopped = AtomicBool::new(false);
+    let life = async {
+        let (code, summary) = live(harness, teller, &frames, workspace).await;
+        let exited = FromRunner::Exited {
+            code,
+            summary,
+            error: String::new(),
+            stopped: stopped.load(Ordering::Acquire),
+        };
         frames.send(exited).await
     };
     tokio::pin!(life);
-    let mut ending = Ending {
-        group,
-        kill: None,
-        leave_by: None,
-    };
+    tokio::pin!(watch);
     loop {
         tokio::select! {
             _ = &mut life => break,
+            () = &mut watch => {}
             Some(order) = link.orders.recv() => match order {
-                ToRunner::Stop { grace_seconds } => ending.end(Duration::from_secs(grace_seconds.into())),
+                ToRunner::Stop { grace_seconds } => {
+                    stopped.store(true, Ordering::Release);
+                    ending.end(Duration::from_secs(grace_seconds.into()));
+                }
                 other => answer(assignment.incarnation, &other, link),
             },
-            () = stop.received() => ending.leave(),
+            () = stop.received() => {
+                stopped.store(true, Ordering::Release);
+                ending.leave();
+            }
             () = ending.deadline() => {
                 group.kill();
                 break;
             }
         }
     }
-    ending.settle()
+}
+
+fn keeper(options: &Options, assignment: &Assignment, link: &mut Link) -> Keeper {
+    let sources = Sources {
+        home: options.home.clone(),
+        workspace: options.workspace.clone(),
+        keeps: options.harness.keeps(),
+    };
+    let answers = link.checkpoints.take().unwrap_or_else(|| mpsc::channel(1).1);
+    let steps = link.steps.clone();
+    Keeper::new(sources, Exchange { steps, answers }, assignment.checkpoints)
+}
+
+/// Whether the harness is to be started.
+enum GoOn {
+    Yes,
+    /// What an earlier pod left can't be had.
+    No(String),
+    /// The runner was told to leave.
+    Leave,
+}
+
+/// Restores what an earlier pod left, if there is something.
+async fn go_on(keeper: &mut Keeper, assignment: &Assignment, link: &mut Link, stop: &mut StopSignal) -> GoOn {
+    let Some(from) = &assignment.restore else {
+        return GoOn::Yes;
+    };
+    let (sources, exchange) = keeper.exchange();
+    let restoring = restore(sources.clone(), from, exchange);
+    tokio::pin!(restoring);
+    let restored = loop {
+        tokio::select! {
+            restored = &mut restoring => break restored,
+            Some(order) = link.orders.recv() => match order {
+                ToRunner::Stop { .. } => return GoOn::Leave,
+                other => answer(assignment.incarnation, &other, link),
+            },
+            () = stop.received() => return GoOn::Leave,
+        }
+    };
+    let digest = match restored {
+        Ok(digest) => digest,
+        Err(error) => return GoOn::No(format!("checkpoint {}/{}: {error}", from.incarnation, from.number)),
+    };
+    let restored = FromRunner::Restored {
+        incarnation: from.incarnation,
+        number: from.number,
+        digest,
+    };
+    // The same way as the start takes, which has to come after it.
+    if link.answers.try_send(restored).is_err() {
+        tracing::warn!("the sidecar doesn't take what was restored");
+    }
+    GoOn::Yes
+}
+
+async fn not_started(link: &Link, NotStarted { code, error }: NotStarted) {
+    tracing::error!(code, error, "the harness wasn't started");
+    let exited = FromRunner::Exited {
+        code,
+        summary: String::new(),
+        error,
+        stopped: false,
+    };
+    if link.frames.send(exited).await.is_err() {
+        tracing::warn!("the end can't be told");
+    }
 }
 
 /// Prepares and starts the harness.
 fn begin(options: &Options, reaper: &Reaper, assignment: &Assignment) -> Result<(Launch, Harness), NotStarted> {
+    let restore = assignment.restore.as_ref();
+    let prompt = crate::harness::resumed(assignment);
     let task = Task {
         assignment,
         fallback: &options.command,
         home: &options.home,
-        resume: None,
+        workspace: &options.workspace,
+        resume: restore
+            .map(|restore| restore.conversation.as_str())
+            .filter(|conversation| !conversation.is_empty()),
+        prompt: &prompt,
     };
     let launch = options.harness.launch(task).map_err(|error| NotStarted {
         code: 126,
@@ -131,15 +249,15 @@ fn begin(options: &Options, reaper: &Reaper, assignment: &Assignment) -> Result<
     Ok((launch, harness))
 }
 
-/// From the first byte to the exit: everything that was written is carried before the end is told.
+/// From the first byte to the exit: everything that was written is carried before the end is told. Gives the exit status
+/// and the summary.
 async fn live(
     harness: Harness,
-    lines: Option<Box<dyn Reader>>,
+    teller: Option<Arc<Mutex<Teller>>>,
     frames: &mpsc::Sender<FromRunner>,
     workspace: PathBuf,
-) -> FromRunner {
+) -> (i32, String) {
     let group = harness.group();
-    let teller = lines.map(|lines| Arc::new(Mutex::new(Teller::new(lines))));
     let (cut, seen) = watch::channel(false);
     let mut streams = JoinSet::new();
     let (told, of, end) = (teller.clone(), frames.clone(), seen.clone());
@@ -168,21 +286,11 @@ async fn live(
             .await
             .unwrap_or_default(),
     };
-    FromRunner::Exited {
-        code,
-        summary,
-        error: String::new(),
-    }
+    (code, summary)
 }
 
 async fn drain(streams: &mut JoinSet<()>) {
     while streams.join_next().await.is_some() {}
-}
-
-async fn tell_end(link: &Link, exited: FromRunner) {
-    if link.frames.send(exited).await.is_err() {
-        tracing::warn!("the end can't be told");
-    }
 }
 
 /// The harness has run: a restarted sidecar assigns again and is answered; nothing starts.
@@ -205,7 +313,7 @@ fn answer(ran: u64, order: &ToRunner, link: &Link) {
                 "this container serves one incarnation only"
             );
         }
-        ToRunner::Start | ToRunner::Stop { .. } => {}
+        ToRunner::Start | ToRunner::Stop { .. } | ToRunner::Checkpoint(_) => {}
     }
 }
 
@@ -214,10 +322,22 @@ struct Ending {
     group: Group,
     kill: Option<AbortHandle>,
     leave_by: Option<Instant>,
+    /// Set once somebody has told it to end: until when there is time for a last checkpoint.
+    told_to_end: Option<Instant>,
 }
 
 impl Ending {
+    fn of(group: Group) -> Self {
+        Self {
+            group,
+            kill: None,
+            leave_by: None,
+            told_to_end: None,
+        }
+    }
+
     fn end(&mut self, grace: Duration) {
+        self.told_to_end.get_or_insert_with(|| Instant::now() + LEAVE);
         if let Some(earlier) = self.kill.replace(self.group.end(grace)) {
             earlier.abort();
         }

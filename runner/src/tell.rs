@@ -16,6 +16,7 @@ pub struct Teller {
     /// Bytes before it.
     offset: u64,
     result: Option<String>,
+    conversation: Option<String>,
 }
 
 impl Teller {
@@ -27,6 +28,7 @@ impl Teller {
             is_long: false,
             offset: 0,
             result: None,
+            conversation: None,
         }
     }
 
@@ -55,6 +57,11 @@ impl Teller {
         self.result.as_deref().filter(|text| !text.is_empty())
     }
 
+    /// The program's own id of its conversation, once it has told it.
+    pub fn conversation(&self) -> Option<&str> {
+        self.conversation.as_deref()
+    }
+
     fn extend(&mut self, bytes: &[u8]) {
         self.is_long |= self.line.len() + bytes.len() > LINE_MAX;
         if self.is_long {
@@ -81,8 +88,10 @@ impl Teller {
     fn placed(&mut self, told: Vec<Told>, length: u64) -> Vec<FromRunner> {
         let offset = self.offset;
         let placed = told.into_iter().map(Told::cut).map(|told| {
-            if let Told::Result { text, .. } = &told {
-                self.result = Some(text.clone());
+            match &told {
+                Told::Result { text, .. } => self.result = Some(text.clone()),
+                Told::Session { id } => self.conversation = Some(id.clone()),
+                _ => {}
             }
             FromRunner::Said(Said { told, offset, length })
         });

@@ -53,6 +53,7 @@ impl Waiting {
                 self.stopped = true;
                 Next::Nothing
             }
+            ToRunner::Checkpoint(_) => Next::Nothing,
         }
     }
 }

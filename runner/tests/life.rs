@@ -148,7 +148,8 @@ async fn a_harness_gets_its_prompt_and_environment_and_its_words_and_end_are_tol
         HarnessExited {
             code: 3,
             summary: "All done: ü".to_owned(),
-            error: String::new()
+            error: String::new(),
+            stopped: false,
         }
     );
     assert_eq!(

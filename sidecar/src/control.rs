@@ -9,6 +9,7 @@ pub mod gate;
 pub mod held;
 pub mod key;
 pub mod ready;
+pub mod relay;
 pub mod spool;
 pub mod state;
 pub mod stream;

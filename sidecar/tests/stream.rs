@@ -80,6 +80,7 @@ fn exited(code: i32) -> FromRunner {
         code,
         summary: "done".to_owned(),
         error: String::new(),
+        stopped: false,
     }
 }
 
@@ -247,6 +248,7 @@ async fn a_restarted_agent_container_is_reported_and_not_started_again() {
         code: 255,
         summary: String::new(),
         error,
+        stopped: false,
     };
     assert_eq!(events.last().unwrap().kind, Some(Kind::Exited(expected)));
     assert!(

@@ -9,7 +9,8 @@ use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use berth_crds::CredentialBinding;
 use berth_protocol::control::control_server::Control;
 use berth_protocol::control::{
-    Ack, Event, EventAck, FromSidecar, Hello, ToSidecar, Trail, Welcome, event, from_sidecar, to_sidecar::Message,
+    Ack, Checkpoint, Event, EventAck, FromSidecar, Hello, ToSidecar, Trail, Welcome, checkpoint, event, from_sidecar,
+    to_sidecar::Message,
 };
 use berth_protocol::{KEY_PROOF_PREFIX, VERSION};
 use futures::Stream;
@@ -20,6 +21,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::checkpoints::{self, Checkpoints};
 use super::registry::{Attachment, QUEUE};
 use super::session_link::Link;
 use super::token::{self, PodIdentity, TokenError};
@@ -66,6 +68,7 @@ impl Control for ControlService {
             incoming: request.into_inner(),
             acknowledged: 0,
             settled: false,
+            checkpoints: None,
         };
         tokio::spawn(stream.serve());
         let outgoing = tokio_stream::StreamExt::map(ReceiverStream::new(receiver), Ok);
@@ -113,6 +116,8 @@ struct AttachedStream {
     acknowledged: u64,
     /// The run on it has ended and all of its events are durable.
     settled: bool,
+    /// Takes steps of checkpoints, once there was one.
+    checkpoints: Option<mpsc::Sender<checkpoint::Step>>,
 }
 
 impl AttachedStream {
@@ -134,6 +139,7 @@ impl AttachedStream {
         let ended = self.carry(connection).await;
         tracing::debug!(pod = self.pod.name, why = ended, "stream ended");
         self.context.registry.detach(&self.pod.uid, connection);
+        self.poke(); // a session that goes on elsewhere waits for this
     }
 
     /// Hello, a nonce, a signature: then the stream is the pod's.
@@ -261,6 +267,10 @@ impl AttachedStream {
             }
             from_sidecar::Message::Event(event) => self.event(event).await,
             from_sidecar::Message::Trail(trail) => self.trail(&trail),
+            from_sidecar::Message::Checkpoint(step) => {
+                self.checkpoint(step);
+                Ok(())
+            }
             from_sidecar::Message::Hello(_) | from_sidecar::Message::KeyProof(_) => Err("a second handshake"),
         }
     }
@@ -342,6 +352,21 @@ impl AttachedStream {
         }
         let put = self.context.uses.put(&link, &self.pod.uid, trail, &self.sender);
         put.map_err(|NoRoom| "the audit trail waits for the database; it is told anew")
+    }
+
+    /// A step of a checkpoint. One that finds no room is let go of: the runner waits for an answer, then begins anew.
+    fn checkpoint(&mut self, step: Checkpoint) {
+        let Some(link) = self.context.sessions_on_pods.get(&self.pod.uid) else {
+            return;
+        };
+        let Some(step) = checkpoints::step(step, &link) else {
+            return;
+        };
+        let (context, answers) = (Arc::clone(&self.context), self.sender.clone());
+        let taking = self
+            .checkpoints
+            .get_or_insert_with(|| Checkpoints::begin(context, link, answers));
+        drop(taking.try_send(step));
     }
 
     /// What would allow a refused request goes to the session's status.
@@ -449,8 +474,10 @@ fn told(event: &Event, at: Timestamp) -> Told {
             code: exited.code,
             summary: exited.summary.clone(),
             error: exited.error.clone(),
+            stopped: exited.stopped,
             ..Exited::default()
         }),
+        Some(event::Kind::Restored(restored)) => What::Restored(restored.digest.clone()),
         _ => What::Other,
     };
     Told {

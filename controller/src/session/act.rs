@@ -4,14 +4,14 @@
 
 use std::collections::BTreeMap;
 
-use berth_crds::{AgentSession, AgentSessionStatus, CredentialBinding, LaunchType, Phase, Reason};
+use berth_crds::{AgentSession, AgentSessionStatus, CredentialBinding, LaunchType, OnInterrupt, Phase, Reason};
 use berth_protocol::control::{self, to_sidecar::Message};
 use kube::api::{Api, DeleteParams, PostParams, Preconditions};
 use kube::{Resource, ResourceExt};
 
 use super::claim::claim;
 use super::plan::{Plan, State, Step};
-use super::snapshot::{ClaimFacts, Snapshot};
+use super::snapshot::{CheckpointFacts, ClaimFacts, Snapshot};
 use crate::answer;
 use crate::context::{Context, NotLeading};
 use crate::control::identity::{Expected, IdentityError};
@@ -19,6 +19,8 @@ use crate::control::registry::PushError;
 use crate::control::session_link::Link;
 use crate::grant::offer;
 use crate::sandbox::{ClaimPhase, SandboxClaim};
+use crate::store::StoreError;
+use crate::store::checkpoint::Which;
 use crate::telemetry::chain;
 use crate::watch::Name;
 
@@ -56,6 +58,12 @@ pub enum ActError {
     /// The identity chain couldn't be read.
     #[error("failed to prove the pod's identity")]
     Prove(#[source] IdentityError),
+    /// The session goes on from a checkpoint that can't be read now.
+    #[error("the checkpoint that the session goes on from can't be read")]
+    NoCheckpoint,
+    /// It couldn't be said that the session goes on elsewhere.
+    #[error("failed to begin the restore")]
+    BeginRestore(#[source] StoreError),
     /// The status couldn't be written.
     #[error("failed to write the status")]
     WriteStatus(#[source] Box<kube::Error>),
@@ -237,7 +245,11 @@ async fn assign(
     let bindings = context.caches.bindings_of(&name.namespace);
     let bindings: Vec<&CredentialBinding> = bindings.iter().map(|binding| &**binding).collect();
     let stubs = offer::stubs(&context.install_key, &session, &bindings);
-    let message = Message::Assignment(assignment(&session, incarnation, stubs));
+    let restore = restore(context, snapshot, incarnation).await?;
+    let message = Message::Assignment(control::Assignment {
+        restore,
+        ..assignment(&session, incarnation, stubs)
+    });
     // Before the push: the acknowledgement may be back before this task goes on.
     let assigned = |incarnation| {
         context.registry.update(pod_uid, |facts| facts.assigned = incarnation);
@@ -249,6 +261,37 @@ async fn assign(
         assigned(None);
     }
     Ok(())
+}
+
+/// What the pod is to restore, if the session goes on in it. From here on no earlier pod takes a checkpoint.
+async fn restore(
+    context: &Context,
+    snapshot: &Snapshot,
+    incarnation: i64,
+) -> Result<Option<control::Restore>, ActError> {
+    let status = snapshot.status();
+    let goes_on = status.resume.is_some_and(|resume| resume.incarnation == incarnation);
+    let kept = match &snapshot.checkpoint {
+        CheckpointFacts::Kept(kept) => kept,
+        _ if goes_on => return Err(ActError::NoCheckpoint),
+        _ => return Ok(None),
+    };
+    let from = Which {
+        incarnation: kept.incarnation,
+        number: kept.number,
+    };
+    let uid = snapshot.session.uid().unwrap_or_default();
+    let begun = context.checkpoints.begin_restore(&uid, incarnation, from).await;
+    begun.map_err(ActError::BeginRestore)?;
+    Ok(Some(control::Restore {
+        incarnation: unsigned(kept.incarnation),
+        number: unsigned(kept.number),
+        chunks: u32::try_from(kept.chunks).unwrap_or(0),
+        bytes: unsigned(kept.bytes),
+        digest: kept.digest.clone(),
+        conversation: kept.about.conversation.clone(),
+        missing: kept.about.missing.clone(),
+    }))
 }
 
 fn expected(snapshot: &Snapshot, claim: &ClaimFacts) -> Option<Expected> {
@@ -287,6 +330,8 @@ fn assignment(session: &AgentSession, incarnation: i64, stubs: BTreeMap<String, 
         repository: None,
         command: vec![],
         stubs: stubs.into_iter().collect(),
+        restore: None,
+        checkpoints: spec.task.on_interrupt == Some(OnInterrupt::Resume),
     }
 }
 

@@ -8,7 +8,7 @@ use berth_crds::{AgentPool, LaunchType, label};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Resource, ResourceExt};
 
-use super::snapshot::{ClaimFacts, PodFacts, PoolFacts, SandboxFacts, Snapshot};
+use super::snapshot::{CheckpointFacts, ClaimFacts, PodFacts, PoolFacts, SandboxFacts, Snapshot};
 use crate::context::Context;
 use crate::pool;
 use crate::sandbox::{ClaimPhase, Sandbox, SandboxClaim, claim_phase};
@@ -39,7 +39,11 @@ pub fn observe(context: &Context, name: &Name) -> Option<Snapshot> {
         run: super::snapshot::RunFacts::default(),
         troubles: context.gateway_keys.troubles(&uid),
         proposals: context.proposals.shown(&uid, context.clock.now()),
+        is_attached: false,
+        checkpoint: CheckpointFacts::NotAsked,
     };
+    let bound = snapshot.status().sandbox.and_then(|sandbox| sandbox.pod_uid);
+    snapshot.is_attached = bound.is_some_and(|pod_uid| context.registry.pod(&pod_uid).is_some());
     let (phase, incarnation) = {
         let claim = snapshot.claim();
         (

@@ -6,12 +6,15 @@
 
 use std::time::Duration;
 
-use berth_crds::{AgentSessionStatus, ColdStart, OnInterrupt, Reason, SandboxStatus, TaskMode};
+use berth_crds::{AgentSessionStatus, ColdStart, OnInterrupt, Phase, Reason, SandboxStatus, TaskMode};
 use jiff::Timestamp;
 
-use super::snapshot::{ClaimFacts, Exited, PodFacts, PoolFacts, SandboxFacts, Snapshot, StreamFacts};
+use super::snapshot::{
+    CheckpointFacts, CheckpointWanted, ClaimFacts, Exited, PodFacts, PoolFacts, SandboxFacts, Snapshot, StreamFacts,
+};
 use crate::sandbox::ClaimPhase;
 use crate::settings::Deadlines;
+use crate::store::checkpoint::Which;
 
 /// What is to be done, where the session stands, and when to look again.
 #[derive(Clone, Debug, PartialEq)]
@@ -121,6 +124,14 @@ fn decide(snapshot: &Snapshot, deadlines: &Deadlines) -> Plan {
     if over {
         return release_finished(snapshot, &status, deadlines);
     }
+    let resumes = snapshot.session.spec.task.on_interrupt == Some(OnInterrupt::Resume);
+    if let Some(started) = started_sandbox(&status)
+        && resumes
+        && snapshot.run.exited.as_ref().is_some_and(|exited| exited.stopped)
+    {
+        let pod = started.pod_name.as_deref().unwrap_or("?");
+        return go_on(snapshot, &status, &format!("pod {pod} was told to end"), deadlines);
+    }
     // What was told counts for the run that the status speaks of: after a new `runID` that is none yet.
     if let Some(exited) = snapshot
         .run
@@ -135,7 +146,7 @@ fn decide(snapshot: &Snapshot, deadlines: &Deadlines) -> Plan {
         };
     }
     if let Some(started) = started_sandbox(&status) {
-        return watch_run(snapshot, &status, started);
+        return watch_run(snapshot, &status, started, deadlines);
     }
     claim_or_bind(snapshot, &status, deadlines)
 }
@@ -218,8 +229,11 @@ fn release_finished(snapshot: &Snapshot, status: &AgentSessionStatus, deadlines:
 }
 
 /// The harness was released: it runs, or is to be released on this stream, or its pod is lost.
-fn watch_run(snapshot: &Snapshot, status: &AgentSessionStatus, sandbox: &SandboxStatus) -> Plan {
+fn watch_run(snapshot: &Snapshot, status: &AgentSessionStatus, sandbox: &SandboxStatus, deadlines: &Deadlines) -> Plan {
     if let Some(what) = lost(snapshot, status) {
+        if snapshot.session.spec.task.on_interrupt == Some(OnInterrupt::Resume) {
+            return go_on(snapshot, status, &what, deadlines);
+        }
         return end(
             snapshot,
             Reason::Interrupted,
@@ -251,6 +265,79 @@ fn watch_run(snapshot: &Snapshot, status: &AgentSessionStatus, sandbox: &Sandbox
         state,
         requeue: left,
     }
+}
+
+/// The pod is lost and the author wants the session to go on: in the next pod, from what the last one kept. A prompt whose
+/// work nothing is known of is never run again by itself.
+fn go_on(snapshot: &Snapshot, status: &AgentSessionStatus, what: &str, deadlines: &Deadlines) -> Plan {
+    if status.resumes >= RESUMES_MAX {
+        let message = format!("{what}, after {RESUMES_MAX} others; {RUN_AGAIN}");
+        return end(snapshot, Reason::Interrupted, &message);
+    }
+    if snapshot
+        .claim()
+        .is_some_and(|claim| claim.incarnation <= status.incarnation)
+        || snapshot.is_attached
+    {
+        let steps = snapshot
+            .claim()
+            .filter(|claim| claim.incarnation <= status.incarnation)
+            .map(release);
+        let message = format!("{what}; waiting for its last checkpoint");
+        return Plan {
+            steps: steps.into_iter().collect(),
+            state: State::Waiting(Reason::Resuming, message),
+            requeue: Some(LAST_WORDS),
+        };
+    }
+    match &snapshot.checkpoint {
+        CheckpointFacts::Kept(_) => {
+            let mut plan = claim_or_bind(snapshot, status, deadlines);
+            if plan.state == State::AsBefore && status.phase != Some(Phase::Pending) {
+                plan.state = State::Waiting(Reason::Resuming, format!("{what}; the session goes on in another pod"));
+            }
+            plan
+        }
+        CheckpointFacts::Nothing => {
+            let message = format!("{what} before a checkpoint was taken; {RUN_AGAIN}");
+            end(snapshot, Reason::Interrupted, &message)
+        }
+        CheckpointFacts::Away(why) => wait(
+            Reason::StoreUnavailable,
+            format!("{what}; its checkpoint can't be read: {why}"),
+            Some(STORE_RETRY),
+        ),
+        CheckpointFacts::NotAsked => rest(),
+    }
+}
+
+/// What of Postgres this pass depends on.
+pub fn checkpoint_wanted(snapshot: &Snapshot) -> Option<CheckpointWanted> {
+    let status = snapshot.status();
+    if has_ended(&status) || snapshot.new_run_wanted() || snapshot.session.spec.suspend {
+        return None;
+    }
+    started_sandbox(&status)?;
+    let stopped = snapshot.run.exited.as_ref().is_some_and(|exited| exited.stopped);
+    if lost(snapshot, &status).is_some() || stopped {
+        let resumes = snapshot.session.spec.task.on_interrupt == Some(OnInterrupt::Resume);
+        let next = snapshot
+            .claim()
+            .map_or_else(|| snapshot.next_incarnation(), |claim| claim.incarnation);
+        return resumes.then_some(CheckpointWanted::Before(next));
+    }
+    let resume = status
+        .resume
+        .filter(|resume| resume.incarnation == status.incarnation)?;
+    let stream = snapshot.stream.as_ref();
+    let unassigned = stream.is_some_and(|stream| stream.acknowledged != Some(status.incarnation));
+    let untold = resume.verdict.is_empty() && snapshot.run.restored.is_some();
+    let (incarnation, number) = resume.checkpoint.split_once('/')?;
+    let which = Which {
+        incarnation: incarnation.parse().ok()?,
+        number: number.parse().ok()?,
+    };
+    (unassigned || untold).then_some(CheckpointWanted::Named(which))
 }
 
 /// After a reconnect the sidecar says what it holds: then Start is sent again, which it takes once. A container that
@@ -331,14 +418,10 @@ fn claim_or_bind(snapshot: &Snapshot, status: &AgentSessionStatus, deadlines: &D
 fn unusable(snapshot: &Snapshot) -> Option<(Reason, String)> {
     let spec = &snapshot.session.spec;
     let lifecycle = spec.lifecycle.clone().unwrap_or_default();
-    let checks: [(bool, &str); 7] = [
+    let checks: [(bool, &str); 6] = [
         (
             spec.task.mode == Some(TaskMode::Interactive),
             "spec.task.mode: Interactive",
-        ),
-        (
-            spec.task.on_interrupt == Some(OnInterrupt::Resume),
-            "spec.task.onInterrupt: Resume",
         ),
         (
             spec.task.retries.is_some_and(|retries| retries > 0),
@@ -613,4 +696,9 @@ pub fn time(at: Timestamp) -> k8s_openapi::apimachinery::pkg::apis::meta::v1::Ti
     k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at)
 }
 
+/// A stream that ends wakes the session; this is for one that doesn't.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+const STORE_RETRY: Duration = Duration::from_secs(2);
+/// A session that costs so many pods is what costs them.
+const RESUMES_MAX: i64 = 10;
 const RUN_AGAIN: &str = "set a new task.runID to run it again";

@@ -20,6 +20,8 @@ struct Run {
     incarnation: i64,
     /// Number of the event that said that the harness started.
     started: Option<i64>,
+    /// Number of the event that said what was restored, and the digest.
+    restored: Option<(i64, Vec<u8>)>,
     exited: Option<Exited>,
     /// Highest number received.
     told: i64,
@@ -44,6 +46,7 @@ impl Runs {
         run.told = run.told.max(told.number);
         match &told.what {
             What::Started => run.started = Some(told.number),
+            What::Restored(digest) => run.restored = Some((told.number, digest.clone())),
             What::Exited(exited) => {
                 run.exited = Some(Exited {
                     events: told.number,
@@ -92,6 +95,7 @@ impl Runs {
         };
         RunFacts {
             started: run.started.is_some(),
+            restored: run.restored.as_ref().map(|(_, digest)| digest.clone()),
             exited: run.exited.clone(),
             durable: run.committed >= run.told,
         }
@@ -104,7 +108,8 @@ impl Runs {
         let Some(run) = runs.get(session_uid).filter(|run| run.incarnation == incarnation) else {
             return 0;
         };
-        let started = run.started.filter(|_| !running && !finished);
+        let first = run.restored.as_ref().map(|(number, _)| *number).or(run.started);
+        let started = first.filter(|_| !running && !finished);
         let exited = run.exited.as_ref().map(|exited| exited.events).filter(|_| !finished);
         let held = started.into_iter().chain(exited).min();
         held.map_or(run.committed, |held| run.committed.min(held - 1))
@@ -132,6 +137,8 @@ pub struct Told {
 pub enum What {
     /// The harness runs.
     Started,
+    /// A checkpoint was restored; SHA-256 of what the disk holds.
+    Restored(Vec<u8>),
     /// It has ended.
     Exited(Exited),
     /// Nothing that moves the state.

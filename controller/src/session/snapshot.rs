@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use crate::gateway::keys::Trouble;
 use crate::sandbox::ClaimPhase;
+use crate::store::checkpoint::{Kept, Which};
 
 /// What is known of one session at one moment.
 #[derive(Clone, Debug)]
@@ -33,6 +34,33 @@ pub struct Snapshot {
     pub troubles: Vec<(String, Trouble)>,
     /// What would allow its refused requests.
     pub proposals: Vec<Proposal>,
+    /// Whether the pod that the status speaks of still has a stream: it may be taking its last checkpoint.
+    pub is_attached: bool,
+    /// The checkpoint that the session goes on from.
+    pub checkpoint: CheckpointFacts,
+}
+
+/// What Postgres holds of the session's state.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum CheckpointFacts {
+    /// Nothing depends on it.
+    #[default]
+    NotAsked,
+    /// The database is away.
+    Away(String),
+    /// There is none.
+    Nothing,
+    /// This one.
+    Kept(Kept),
+}
+
+/// Which checkpoint a pass depends on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum CheckpointWanted {
+    /// The newest one of the pods before this incarnation.
+    Before(i64),
+    /// This one.
+    Named(Which),
 }
 
 /// The pool, as a session needs it.
@@ -142,6 +170,8 @@ pub struct Granted {
 pub struct RunFacts {
     /// The harness runs.
     pub started: bool,
+    /// A checkpoint was restored; SHA-256 of what the disk holds.
+    pub restored: Option<Vec<u8>>,
     /// The harness has ended.
     pub exited: Option<Exited>,
     /// Whether Postgres holds everything that was told.
@@ -157,6 +187,8 @@ pub struct Exited {
     pub summary: String,
     /// Why it could not be started; empty when it ran.
     pub error: String,
+    /// Whether it was told to end: its pod goes, or the session is suspended.
+    pub stopped: bool,
     /// Number of this event: how many there are.
     pub events: i64,
     /// When it arrived.

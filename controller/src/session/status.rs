@@ -4,12 +4,15 @@
 //! suspended session does; `Reconciling` and `Stalled` are there only while they are `True`. Nothing here ticks.
 
 use berth_crds::condition::{self, Wanted, cut};
-use berth_crds::{AgentSessionSpec, AgentSessionStatus, ConditionType, Phase, Reason, SessionResult, SourceStatus};
+use berth_crds::{
+    AgentSessionSpec, AgentSessionStatus, ConditionType, Phase, Reason, Resume, SessionResult, SourceStatus,
+};
 use sha2::{Digest, Sha256};
 
 use super::plan::{State, has_ended, time};
 use super::proposal::merged;
-use super::snapshot::{Exited, Snapshot};
+use super::snapshot::{CheckpointFacts, Exited, Snapshot};
+use crate::store::checkpoint::Kept;
 
 /// The status to write, `None` when the one that stands says it already.
 pub fn status(snapshot: &Snapshot, state: &State) -> Option<AgentSessionStatus> {
@@ -30,6 +33,9 @@ pub fn status(snapshot: &Snapshot, state: &State) -> Option<AgentSessionStatus> 
         );
         new.credentials_summary = Some(format!("{held}/{listed}"));
     }
+    let resumed = resumed(snapshot, &mut new);
+    wanted.retain(|condition| condition.type_ != ConditionType::Resumed);
+    wanted.extend(resumed);
     new.proposals = merged(&new.proposals, &snapshot.proposals);
     let generation = snapshot.session.metadata.generation.unwrap_or(0);
     new.observed_generation = generation;
@@ -73,6 +79,58 @@ fn credentials(snapshot: &Snapshot, old: &AgentSessionStatus) -> Option<Wanted> 
     })
 }
 
+/// The receipt: what was kept, and what the runner found on the disk once it had restored it.
+fn resumed(snapshot: &Snapshot, new: &mut AgentSessionStatus) -> Option<Wanted> {
+    let incarnation = new.incarnation;
+    let resume = new.resume.as_mut().filter(|resume| resume.incarnation == incarnation)?;
+    if resume.verdict.is_empty()
+        && let (Some(restored), CheckpointFacts::Kept(kept)) = (&snapshot.run.restored, &snapshot.checkpoint)
+    {
+        let (verdict, message) = receipt(kept, restored);
+        verdict.as_str().clone_into(&mut resume.verdict);
+        resume.message = cut(&message, RECEIPT_MAX);
+        resume.at = time(snapshot.now);
+    }
+    let reasons = [Reason::Complete, Reason::TranscriptOnly, Reason::Incomplete];
+    let reason = reasons.into_iter().find(|reason| reason.as_str() == resume.verdict)?;
+    Some(if reason == Reason::Complete {
+        Wanted::yes(ConditionType::Resumed, reason, resume.message.clone())
+    } else {
+        Wanted::no(ConditionType::Resumed, reason, resume.message.clone())
+    })
+}
+
+fn receipt(kept: &Kept, restored: &[u8]) -> (Reason, String) {
+    let (about, digest) = (&kept.about, hex::encode(&kept.digest));
+    let what = format!(
+        "checkpoint {}/{}, {} files, {} bytes, sha256 {digest}",
+        kept.incarnation, kept.number, about.files, kept.bytes
+    );
+    if restored != kept.digest {
+        let found = hex::encode(restored);
+        return (
+            Reason::Incomplete,
+            format!("{what}: restored, but the disk holds sha256 {found}"),
+        );
+    }
+    let left_out = match about.missing_count {
+        0 => String::new(),
+        count => format!("; {count} files were left out: {}", about.missing.join(", ")),
+    };
+    let message = format!("{what}: restored and read back{left_out}");
+    if !about.transcript {
+        return (
+            Reason::Incomplete,
+            format!("{message}; the program's own files weren't there"),
+        );
+    }
+    match (about.missing_count, about.workspace) {
+        (0, _) => (Reason::Complete, message),
+        (_, 0) => (Reason::TranscriptOnly, message),
+        _ => (Reason::Incomplete, message),
+    }
+}
+
 /// Whether a session that rested is to run: resumed, or asked for another run.
 fn begins(snapshot: &Snapshot, old: &AgentSessionStatus) -> bool {
     let resumed = old.phase == Some(Phase::Suspended) && !snapshot.session.spec.suspend;
@@ -112,6 +170,16 @@ fn next(snapshot: &Snapshot, state: &State, mut new: AgentSessionStatus) -> Agen
             new.pinned_generation = snapshot.session.metadata.generation;
             new.pinned_spec = Some(pinned_fields(&snapshot.session.spec));
             new.run_id.clone_from(&snapshot.session.spec.task.run_id);
+            if let CheckpointFacts::Kept(kept) = &snapshot.checkpoint {
+                new.resumes += 1;
+                new.resume = Some(Resume {
+                    incarnation: new.incarnation,
+                    checkpoint: format!("{}/{}", kept.incarnation, kept.number),
+                    verdict: String::new(),
+                    message: String::new(),
+                    at: time(snapshot.now),
+                });
+            }
         }
         State::Running => new.phase = Some(Phase::Running),
         State::Finished(exited) => {
@@ -261,5 +329,7 @@ pub fn pinned_fields(spec: &AgentSessionSpec) -> String {
     hex::encode(Sha256::digest(pinned.to_string()))
 }
 
+/// Sixteen names and two hashes.
+const RECEIPT_MAX: usize = 4096;
 /// What of `result.md` goes into the status: a screenful; Postgres holds the rest.
 const SUMMARY_MAX: usize = 4096;

@@ -71,6 +71,12 @@ impl NewEvent {
                     json!({ "told": what, "offset": said.offset, "length": said.length }),
                 )
             }
+            event::Kind::Restored(restored) => told(
+                "restored",
+                json!({
+                    "incarnation": restored.incarnation, "number": restored.number, "sha256": hex::encode(restored.digest),
+                }),
+            ),
             event::Kind::Denied(count) => told("denied", json!({ "count": count })),
         })
     }

@@ -35,7 +35,7 @@ impl Harness for ClaudeCode {
                 ("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1"),
                 ("DISABLE_AUTOUPDATER", "1"),
             ]),
-            input: task.assignment.prompt.clone(),
+            input: task.prompt.to_owned(),
             files: vec![],
         })
     }

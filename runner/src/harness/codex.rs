@@ -30,7 +30,7 @@ impl Harness for Codex {
         Ok(Launch {
             command,
             env: variables([("CODEX_HOME", &home.display().to_string())]),
-            input: task.assignment.prompt.clone(),
+            input: task.prompt.to_owned(),
             files: vec![(home.join("config.toml"), settings(task.openai_url()))],
         })
     }

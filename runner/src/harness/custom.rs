@@ -15,7 +15,7 @@ impl Harness for Custom {
         };
         Ok(Launch {
             command: command.to_vec(),
-            input: task.assignment.prompt.clone(),
+            input: task.prompt.to_owned(),
             ..Launch::default()
         })
     }

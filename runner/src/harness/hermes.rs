@@ -10,7 +10,7 @@ pub(super) struct Hermes;
 impl Harness for Hermes {
     fn launch(&self, task: Task<'_>) -> Result<Launch, LaunchError> {
         let model = task.model().ok_or(LaunchError::NoModel("Hermes"))?;
-        let prompt = task.assignment.prompt.as_str();
+        let prompt = task.prompt;
         if prompt.len() > PROMPT_MAX {
             let (program, most) = ("Hermes", PROMPT_MAX);
             return Err(LaunchError::LongPrompt { program, most });
@@ -18,8 +18,8 @@ impl Harness for Hermes {
         let mut command = task.program("hermes");
         // The pod confines it; asking has nobody to answer.
         command.extend(words(["chat", "--quiet", "--yolo"]));
-        if let Some(id) = task.resume {
-            command.extend(words(["--resume", id]));
+        if task.resume.is_some() {
+            command.extend(words(["--continue"])); // the newest: it says its id only when it ends
         }
         command.push(format!("--query={prompt}")); // one word, so that a prompt may begin with a dash
         let home = task.home.join(".hermes");
@@ -33,6 +33,10 @@ impl Harness for Hermes {
 
     fn reader(&self) -> Option<Box<dyn Reader>> {
         Some(Box::<Words>::default())
+    }
+
+    fn newest(&self) -> Option<&'static str> {
+        Some("newest")
     }
 
     fn keeps(&self) -> &'static [Kept] {

@@ -27,7 +27,7 @@ impl Harness for OpenCode {
                 ("OPENCODE_DISABLE_MODELS_FETCH", "1"),
                 ("XDG_DATA_HOME", &data),
             ]),
-            input: task.assignment.prompt.clone(),
+            input: task.prompt.to_owned(),
             files: vec![],
         })
     }

@@ -36,7 +36,9 @@ fn launch(kind: Kind, assignment: &Assignment, fallback: &[&str], resume: Option
         assignment,
         fallback: &fallback,
         home: Path::new("/home/agent"),
+        workspace: Path::new("/workspace"),
         resume,
+        prompt: &assignment.prompt,
     })
 }
 
@@ -57,6 +59,9 @@ fn what_berth_says_wins_over_the_author() {
         "BERTH_NAMESPACE=team",
         "BERTH_SESSION=fix",
         "COLOUR=blue",
+        "GIT_CONFIG_COUNT=1",
+        "GIT_CONFIG_KEY_0=safe.directory",
+        "GIT_CONFIG_VALUE_0=/workspace",
         "HTTPS_PROXY=http://127.0.0.1:14322",
         "HTTP_PROXY=http://127.0.0.1:14322",
         "NO_PROXY=127.0.0.1,localhost",
@@ -103,7 +108,7 @@ fn each_program_is_asked_in_its_own_way_and_resumes() {
     );
     assert_eq!(
         command(Kind::Hermes, Some("id")),
-        "hermes chat --quiet --yolo --resume id --query=Fix it."
+        "hermes chat --quiet --yolo --continue --query=Fix it."
     );
 }
 

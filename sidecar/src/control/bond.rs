@@ -8,6 +8,7 @@ use std::path::Path;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use berth_protocol::checkpoint;
 use berth_protocol::control::to_sidecar::Message;
 use berth_protocol::control::{self, Ack, Event, Hello, ToSidecar, event::Kind};
 use parking_lot::Mutex;
@@ -16,6 +17,7 @@ use tokio::sync::watch;
 
 use super::gate::{Stale, Weight};
 use super::held::{Bound, Held, Stage, for_runner};
+use super::relay::{NoStep, Relay};
 use super::spool::Spool;
 use super::state::{Numbers, State, StateError};
 use crate::clock::unix_ms;
@@ -36,6 +38,7 @@ struct Inner {
     ack_due: Option<Ack>,
     /// Grants that the vault holds and the controller doesn't know of.
     grants_ack_due: Option<Ack>,
+    relay: Relay,
 }
 
 /// What a message of the controller came to.
@@ -77,6 +80,7 @@ impl Bond {
                 confirmed: None,
                 ack_due: None,
                 grants_ack_due: None,
+                relay: Relay::default(),
             }),
             changed: watch::Sender::new(0),
         };
@@ -289,6 +293,48 @@ impl Bond {
         Ok(())
     }
 
+    /// A checkpoint was restored before the harness starts, says the runner.
+    pub fn restored(&self, restored: control::Restored) -> Result<(), StateError> {
+        let mut inner = self.inner.lock();
+        let waits = |bound: &Bound| bound.stage == Stage::Started && !bound.started_told;
+        if inner.held.bound.as_ref().is_some_and(waits) {
+            inner.tell_state(Kind::Restored(restored))?;
+        }
+        drop(inner);
+        self.wake();
+        Ok(())
+    }
+
+    /// A step of a checkpoint, from the runner.
+    pub fn checkpoint(&self, step: checkpoint::Step) -> Result<(), NoStep> {
+        let mut inner = self.inner.lock();
+        let incarnation = inner.held.bound.as_ref().map_or(0, |bound| bound.incarnation);
+        inner.relay.push(incarnation, step)?;
+        drop(inner);
+        self.wake();
+        Ok(())
+    }
+
+    /// The next step of a checkpoint for the controller.
+    pub fn next_step(&self) -> Option<control::Checkpoint> {
+        self.inner.lock().relay.next_step()
+    }
+
+    /// The next answer about a checkpoint for the runner.
+    pub fn next_answer(&self) -> Option<checkpoint::Answer> {
+        self.inner.lock().relay.next_answer()
+    }
+
+    /// A new control stream begins.
+    pub fn forget_steps(&self) {
+        self.inner.lock().relay.forget_steps();
+    }
+
+    /// A runner's connection begins.
+    pub fn forget_answers(&self) {
+        self.inner.lock().relay.forget_answers();
+    }
+
     fn wake(&self) {
         self.changed.send_modify(|turn| *turn = turn.wrapping_add(1));
     }
@@ -326,6 +372,12 @@ impl Inner {
             }
             Message::TrailAck(ack) if self.serves(ack.incarnation) => {
                 Ok(Taken::Vault(Box::new(ForVault::Stored(ack.position))))
+            }
+            Message::CheckpointAnswer(answer) => {
+                if self.serves(answer.incarnation) {
+                    self.relay.answer(answer);
+                }
+                Ok(Taken::Done)
             }
             Message::Grants(_) | Message::Prolong(_) | Message::TrailAck(_) => Ok(Taken::Done),
             Message::EventAck(ack) => {
@@ -474,7 +526,9 @@ impl Inner {
 
 fn weight(message: &Message) -> Weight {
     match message {
-        Message::Welcome(_) | Message::EventAck(_) | Message::TrailAck(_) => Weight::Plain,
+        Message::Welcome(_) | Message::EventAck(_) | Message::TrailAck(_) | Message::CheckpointAnswer(_) => {
+            Weight::Plain
+        }
         Message::Assignment(_) | Message::Start(_) | Message::Suspend(_) | Message::Grants(_) | Message::Prolong(_) => {
             Weight::Changing
         }

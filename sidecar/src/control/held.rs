@@ -7,6 +7,7 @@ use berth_protocol::{control, environment, handoff};
 use serde::{Deserialize, Serialize};
 
 use super::gate::Gate;
+use super::relay;
 use crate::listen::PROXY_PORT;
 
 /// Everything that outlives this process.
@@ -103,6 +104,8 @@ pub fn for_runner(assigned: control::Assignment) -> handoff::Assignment {
             r#ref: repository.r#ref,
             branch: repository.branch,
         }),
+        restore: assigned.restore.map(relay::restore),
+        checkpoints: assigned.checkpoints,
     }
 }
 

@@ -192,7 +192,7 @@ fn cost(event: &Event) -> usize {
         Some(Kind::Started(started)) => started.command.iter().map(String::len).sum(),
         Some(Kind::Violation(why)) => why.len(),
         Some(Kind::Said(said)) => said.told.len() + said.kind.len(),
-        Some(Kind::Gap(_) | Kind::Denied(_)) | None => 0,
+        Some(Kind::Gap(_) | Kind::Denied(_) | Kind::Restored(_)) | None => 0,
     };
     data + EVENT_OVERHEAD
 }

@@ -108,6 +108,7 @@ impl Client {
             .await
             .map_err(|_elapsed| StreamError::Late)??;
         let (sender, receiver) = mpsc::channel(OUTGOING);
+        self.bond.forget_steps();
         let mut token = self.token.clone();
         let bearer = bearer(token.borrow_and_update().as_str()).ok_or(StreamError::NoToken)?;
         send(&sender, Message::Hello(self.bond.hello(self.key.public()))).await?;
@@ -228,6 +229,9 @@ impl Client {
             while let Some(record) = self.vault.record_after(recorded, &self.bond) {
                 recorded = record.position;
                 send(sender, Message::Trail(record)).await?;
+            }
+            while let Some(step) = self.bond.next_step() {
+                send(sender, Message::Checkpoint(step)).await?;
             }
             let free = *known.borrow_and_update() || Instant::now() >= held_until;
             if free && let Some(event) = self.bond.event_after(told) {

@@ -79,6 +79,7 @@ async fn converse(stream: UnixStream, bond: Arc<Bond>) -> Result<(), StateError>
     let (reader, writer) = stream.into_split();
     let mut source = FramedRead::new(reader, codec());
     let mut sink = FramedWrite::new(writer, codec());
+    bond.forget_answers();
     let ended = conversation(&mut source, &mut sink, &bond).await;
     bond.confirm(None);
     match ended {
@@ -119,6 +120,9 @@ async fn conversation(source: &mut Source, sink: &mut Sink, bond: &Bond) -> Resu
             .flatten()
         {
             carry_out(step, held, &mut runner, (sink, bond)).await?;
+        }
+        while let Some(answer) = bond.next_answer() {
+            send(sink, &ToRunner::Checkpoint(answer)).await?;
         }
         tokio::select! {
             frame = paced(source, &mut pace) => {
@@ -217,6 +221,7 @@ async fn carry_out(
                 code: 255,
                 summary: String::new(),
                 error,
+                stopped: false,
             })?)
         }
     }

@@ -10,6 +10,7 @@ use berth_protocol::told::Said;
 use super::next::Runner;
 use crate::control::bond::Bond;
 use crate::control::held::{Bound, Stage};
+use crate::control::relay::{self, NoStep};
 use crate::control::state::StateError;
 
 /// A word that no runner would say.
@@ -21,6 +22,9 @@ pub enum Violation {
     /// Something that can't be read.
     #[error("{0}")]
     Nonsense(&'static str),
+    /// A step of a checkpoint that isn't one, or wasn't asked for.
+    #[error(transparent)]
+    Checkpoint(NoStep),
 }
 
 /// Takes a frame after the first.
@@ -47,9 +51,34 @@ pub fn take(bond: &Bond, runner: &mut Runner, frame: FromRunner) -> Result<Resul
                 length,
             })?;
         }
-        FromRunner::Exited { code, summary, error } => {
+        FromRunner::Exited {
+            code,
+            summary,
+            error,
+            stopped,
+        } => {
             let (summary, error) = (cut(&summary, SUMMARY_MAX), cut(&error, ERROR_MAX));
-            bond.exited(HarnessExited { code, summary, error })?;
+            bond.exited(HarnessExited {
+                code,
+                summary,
+                error,
+                stopped,
+            })?;
+        }
+        FromRunner::Checkpoint(step) => return Ok(bond.checkpoint(step).map_err(Violation::Checkpoint)),
+        FromRunner::Restored {
+            incarnation,
+            number,
+            digest,
+        } => {
+            let Some(digest) = relay::digest(&digest) else {
+                return Ok(Err(Violation::Nonsense("a hash that is none")));
+            };
+            bond.restored(control::Restored {
+                incarnation,
+                number,
+                digest,
+            })?;
         }
     }
     Ok(Ok(()))
@@ -64,6 +93,8 @@ fn check(stage: Option<Stage>, frame: &FromRunner) -> Result<(), Violation> {
         FromRunner::Output { .. } if !running => Err(Violation::TooEarly("output")),
         FromRunner::Said(_) if !running => Err(Violation::TooEarly("words of the harness")),
         FromRunner::Exited { .. } if !running => Err(Violation::TooEarly("exited")),
+        FromRunner::Checkpoint(_) if !running => Err(Violation::TooEarly("a checkpoint")),
+        FromRunner::Restored { .. } if !running => Err(Violation::TooEarly("restored")),
         _ => Ok(()),
     }
 }
@@ -122,6 +153,7 @@ mod tests {
             code: 0,
             summary: String::new(),
             error: String::new(),
+            stopped: false,
         };
         let said = FromRunner::Said(Said {
             told: Told::WaitingForInput,

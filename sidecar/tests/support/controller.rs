@@ -74,7 +74,8 @@ impl Attached {
         loop {
             match self.next().await {
                 from_sidecar::Message::Event(event) => return event,
-                from_sidecar::Message::Trail(_) => {} // the audit trail goes beside the events
+                // The audit trail and checkpoints go beside the events.
+                from_sidecar::Message::Trail(_) | from_sidecar::Message::Checkpoint(_) => {}
                 other => panic!("{other:?}"),
             }
         }

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use berth_crds::{
     AgentSession, AgentSessionSpec, AgentSessionStatus, Budget, ColdStart, CredentialUse, LaunchType, OnInterrupt,
-    Phase, PoolRef, Reason, Repository, SandboxStatus, SessionResult, Task, TaskMode, label,
+    Phase, PoolRef, Reason, Repository, Resume, SandboxStatus, SessionResult, Task, TaskMode, label,
 };
+use berth_protocol::checkpoint::About;
 use jiff::Timestamp;
 
 use super::super::plan::time;
@@ -13,6 +14,7 @@ use super::super::snapshot::*;
 use super::super::status::pinned_fields;
 use crate::gateway::keys::Trouble;
 use crate::sandbox::{ClaimPhase, Ended};
+use crate::store::checkpoint::Kept;
 
 pub(super) struct Scenario {
     pub(super) name: &'static str,
@@ -56,6 +58,8 @@ fn new() -> Snapshot {
         run: RunFacts::default(),
         troubles: Vec::new(),
         proposals: Vec::new(),
+        is_attached: false,
+        checkpoint: CheckpointFacts::NotAsked,
     }
 }
 
@@ -167,8 +171,7 @@ fn running() -> Snapshot {
     }
     snapshot.run = RunFacts {
         started: true,
-        exited: None,
-        durable: false,
+        ..RunFacts::default()
     };
     of_status(snapshot, |status| status.phase = Some(Phase::Running))
 }
@@ -177,9 +180,9 @@ fn exited(code: i32) -> Exited {
     Exited {
         code,
         summary: "done".to_owned(),
-        error: String::new(),
         events: 4,
         at: Some(at(20_000)),
+        ..Exited::default()
     }
 }
 
@@ -190,6 +193,7 @@ fn finished(code: i32) -> Snapshot {
         started: true,
         exited: Some(exited(code)),
         durable: true,
+        ..RunFacts::default()
     };
     let phase = if code == 0 { Phase::Succeeded } else { Phase::Failed };
     of_status(snapshot, |status| {
@@ -284,8 +288,110 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     let mut all = to_claim();
     all.extend(to_bound());
     all.extend(to_end());
+    all.extend(to_go_on());
     all.extend(authors_wishes());
     all
+}
+
+fn resuming(snapshot: Snapshot) -> Snapshot {
+    let snapshot = of_spec(snapshot, |spec| spec.task.on_interrupt = Some(OnInterrupt::Resume));
+    let pinned = pinned_fields(&snapshot.session.spec);
+    of_status(snapshot, |status| status.pinned_spec = Some(pinned))
+}
+
+fn kept() -> Kept {
+    Kept {
+        incarnation: 1,
+        number: 7,
+        chunks: 3,
+        bytes: 4096,
+        digest: vec![0xab; 32],
+        about: About {
+            files: 2,
+            workspace: 1,
+            transcript: true,
+            ..About::default()
+        },
+    }
+}
+
+/// The pod is gone, and what it kept is known.
+fn lost(checkpoint: CheckpointFacts) -> Snapshot {
+    let lost = Snapshot {
+        pod: None,
+        claims: vec![],
+        checkpoint,
+        ..running()
+    };
+    resuming(lost)
+}
+
+/// The next pod goes on from it, and its runner says what the disk holds.
+fn restored(digest: &[u8]) -> Snapshot {
+    let mut snapshot = resuming(running());
+    snapshot.run.restored = Some(digest.to_vec());
+    snapshot.checkpoint = CheckpointFacts::Kept(kept());
+    of_status(snapshot, |status| {
+        status.resumes = 1;
+        status.resume = Some(Resume {
+            incarnation: 1,
+            checkpoint: "1/7".to_owned(),
+            verdict: String::new(),
+            message: String::new(),
+            at: time(at(10_000)),
+        });
+    })
+}
+
+fn to_go_on() -> Vec<Scenario> {
+    let waits = lost(CheckpointFacts::Kept(kept()));
+    table! {
+        "a session that resumes gives the lost pod's claim back" => Snapshot { claims: running().claims, ..waits.clone() };
+        "and waits until the pod's stream has ended" => Snapshot { is_attached: true, ..waits.clone() };
+        "then it claims another pod" => waits.clone();
+        "the next pod is assigned what was kept" => {
+            let mut snapshot = Snapshot { claims: vec![claim(2, ready())], pod: running().pod, ..waits.clone() };
+            snapshot.stream = claimed().stream;
+            snapshot
+        };
+        "and its acknowledgement binds" => {
+            let next = Snapshot { claims: vec![claim(2, ready())], pod: running().pod, ..waits.clone() };
+            next_bind(next)
+        };
+        "a database that is away holds it" => lost(CheckpointFacts::Away("no connection".to_owned()));
+        "without a checkpoint it is reported" => lost(CheckpointFacts::Nothing);
+        "a session that was lost ten times isn't resumed again" =>
+            of_status(waits.clone(), |status| status.resumes = 10);
+        "a harness that was told to end hasn't ended" => {
+            let mut snapshot = resuming(running());
+            snapshot.run.exited = Some(Exited { stopped: true, ..exited(143) });
+            snapshot.is_attached = true;
+            snapshot
+        };
+        "without the wish to resume it has" => {
+            let mut snapshot = running();
+            snapshot.run.exited = Some(Exited { stopped: true, ..exited(143) });
+            snapshot
+        };
+        "what was restored as it was is complete" => restored(&[0xab; 32]);
+        "what wasn't is incomplete" => restored(&[0xcd; 32]);
+        "what was left out is named" => {
+            let mut snapshot = restored(&[0xab; 32]);
+            let mut kept = kept();
+            kept.about.missing = vec!["large.bin".to_owned()];
+            kept.about.missing_count = 1;
+            snapshot.checkpoint = CheckpointFacts::Kept(kept);
+            snapshot
+        };
+        "a verdict stays" => {
+            let mut snapshot = restored(&[0xab; 32]);
+            snapshot.checkpoint = CheckpointFacts::NotAsked;
+            of_status(snapshot, |status| if let Some(resume) = &mut status.resume {
+                resume.verdict = "Complete".to_owned();
+                resume.message = "as it was".to_owned();
+            })
+        };
+    }
 }
 
 fn to_claim() -> Vec<Scenario> {
@@ -319,8 +425,6 @@ fn to_claim() -> Vec<Scenario> {
             snapshot
         };
         "Interactive is not implemented" => of_spec(new(), |spec| spec.task.mode = Some(TaskMode::Interactive));
-        "onInterrupt Resume is not implemented" =>
-            of_spec(new(), |spec| spec.task.on_interrupt = Some(OnInterrupt::Resume));
         "onInterrupt Report is" => of_spec(new(), |spec| spec.task.on_interrupt = Some(OnInterrupt::Report));
         "retries are not implemented" => of_spec(new(), |spec| spec.task.retries = Some(2));
         "zero retries are" => of_spec(new(), |spec| spec.task.retries = Some(0));
