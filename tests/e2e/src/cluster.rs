@@ -46,12 +46,17 @@ pub async fn cluster() -> Result<Cluster> {
 impl Cluster {
     /// Stops, starts or restarts one of the cluster's processes, as `tests/cluster/cluster` names it.
     pub fn process(&self, verb: &str, name: &str) -> Result<()> {
-        let program = concat!(env!("CARGO_MANIFEST_DIR"), "/../cluster/cluster");
-        let output = Command::new(program).args([verb, name]).output()?;
-        if !output.status.success() {
-            bail!("{verb} {name}: {}", String::from_utf8_lossy(&output.stderr));
-        }
-        Ok(())
+        self.tool(&[verb, name])
+    }
+
+    /// Adds a set that not every test needs, as `tests/cluster/cluster add` names it. What is there isn't made again.
+    pub fn add(&self, set: &[&str]) -> Result<()> {
+        self.tool(&[&["add"], set].concat())
+    }
+
+    fn tool(&self, arguments: &[&str]) -> Result<()> {
+        self.run(concat!(env!("CARGO_MANIFEST_DIR"), "/../cluster/cluster"), arguments)
+            .map(drop)
     }
 
     /// Runs a program with the environment that this process has, such as kubectl; gives standard output.

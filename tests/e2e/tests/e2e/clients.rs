@@ -196,7 +196,7 @@ fn check(seen: &[Seen], printed: &str) -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_of_every_language_use_a_credential_from_a_pod() -> Result<()> {
     let cluster = cluster().await?;
-    cluster.process("add", "clients")?;
+    cluster.add(&["clients"])?;
     let team = Team::create(&cluster, "clients").await?;
     let (authority, root) = (Authority::new()?, tempfile::tempdir()?);
     trust(&team, &authority).await?;

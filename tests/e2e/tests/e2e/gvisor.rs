@@ -23,7 +23,7 @@ const LOOK: &str = r#"(
 #[tokio::test]
 async fn a_pool_under_gvisor_binds_a_session_behind_its_fence() -> Result<()> {
     let cluster = cluster().await?;
-    cluster.process("add", "gvisor")?;
+    cluster.add(&["gvisor"])?;
     let team = Team::create(&cluster, "gvisor").await?;
     let mut pool = team.pool(1);
     pool["spec"]["runtimeClassName"] = "gvisor".into();
@@ -54,7 +54,7 @@ async fn a_pool_under_gvisor_binds_a_session_behind_its_fence() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_else_leaves_a_pod_under_gvisor() -> Result<()> {
     let cluster = cluster().await?;
-    cluster.process("add", "gvisor")?;
+    cluster.add(&["gvisor"])?;
     let (scene, secret) = (
         Scene::create(&cluster, "fenced", 1, &json!({ "runtimeClassName": "gvisor" })).await?,
         value()?,

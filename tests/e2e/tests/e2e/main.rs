@@ -4,6 +4,7 @@
 //! Tests of module [`disruptive`] stop parts that others need: `bin/test` runs them alone.
 #![cfg(test)]
 
+mod agents;
 mod clients;
 mod disruptive;
 mod evidence;
@@ -16,6 +17,7 @@ mod identity;
 mod kinds;
 mod manifests;
 mod pool;
+mod resume;
 mod session;
 mod source;
 mod vault;
