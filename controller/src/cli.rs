@@ -134,6 +134,9 @@ pub struct Run {
     /// Control streams.
     #[arg(long, env = "BERTH_CONTROL_ADDRESS", default_value = "0.0.0.0:8443")]
     pub control_address: SocketAddr,
+    /// The API.
+    #[arg(long, env = "BERTH_API_ADDRESS", default_value = "0.0.0.0:8444")]
+    pub api_address: SocketAddr,
     /// Metrics.
     #[arg(long, env = "BERTH_METRICS_ADDRESS", default_value = "0.0.0.0:9090")]
     pub metrics_address: SocketAddr,

@@ -28,6 +28,7 @@ use crate::session::runs::Runs;
 use crate::settings::Settings;
 use crate::store::checkpoint::Checkpoints;
 use crate::store::events::EventWriter;
+use crate::store::read::Reader;
 use crate::store::revision::RevisionRow;
 use crate::store::session::SessionRow;
 use crate::store::uses::UseWriter;
@@ -85,6 +86,8 @@ pub struct Context {
     pub uses: UseWriter,
     /// Checkpoints of sessions.
     pub checkpoints: Checkpoints,
+    /// Reads the record, for people.
+    pub reader: Reader,
     /// Kubernetes Events.
     pub events: Events,
     /// Metrics.

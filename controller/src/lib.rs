@@ -26,6 +26,7 @@ pub mod store;
 pub mod http;
 
 pub mod answer;
+pub mod api;
 pub mod check;
 pub mod cli;
 pub mod context;

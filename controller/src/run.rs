@@ -25,6 +25,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::api;
 use crate::cli::Run;
 use crate::context::{Clock, Context};
 use crate::control::identity::Prover;
@@ -50,6 +51,7 @@ use crate::session::runs::Runs;
 use crate::settings::{Deadlines, Settings};
 use crate::store::checkpoint::Checkpoints;
 use crate::store::events::{EventQueue, EventWriter};
+use crate::store::read::Reader;
 use crate::store::session::SessionRow;
 use crate::store::uses::UseWriter;
 use crate::store::writer::ProjectionWriter;
@@ -70,6 +72,7 @@ pub async fn run(args: Run) -> anyhow::Result<()> {
     let (elector, leadership) = Elector::new(client.clone(), &args.namespace, identity);
     let mut replica = Replica {
         database: args.database_url.as_deref().map(store::open).transpose()?,
+        reader: args.database_url.as_deref().map(store::open).transpose()?,
         queues: Queues::default(),
         metrics: Arc::new(Metrics::default()),
         context: watch::Sender::new(None),
@@ -108,6 +111,8 @@ struct Replica {
     config: Config,
     args: Run,
     database: Option<PgPool>,
+    /// Connections for people who read the record.
+    reader: Option<PgPool>,
     queues: Queues,
     metrics: Arc<Metrics>,
     context: watch::Sender<Option<Arc<Context>>>,
@@ -124,6 +129,7 @@ impl Replica {
             http_address,
             metrics_address,
             control_address,
+            api_address,
             ..
         } = &self.args;
         let bind = async |address| {
@@ -131,11 +137,8 @@ impl Replica {
                 .await
                 .with_context(|| format!("failed to listen on {address}"))
         };
-        let (public, metrics, control) = (
-            bind(http_address).await?,
-            bind(metrics_address).await?,
-            bind(control_address).await?,
-        );
+        let (public, metrics) = (bind(http_address).await?, bind(metrics_address).await?);
+        let (control, api) = (bind(control_address).await?, bind(api_address).await?);
         let served = http::Served {
             context: self.context.subscribe(),
             ready: self.ready.subscribe(),
@@ -145,6 +148,9 @@ impl Replica {
             .spawn(http::serve(public, http::public(served.clone()), self.cancel.clone()));
         self.tracker
             .spawn(http::serve(metrics, http::metrics(served), self.cancel.clone()));
+        let router = api::router(self.context.subscribe());
+        self.tracker
+            .spawn(api::serve(api, material.clone(), router, self.cancel.clone()));
         let service = ControlService::new(self.context.subscribe());
         self.tracker
             .spawn(listen::serve(control, material, service, self.cancel.clone()));
@@ -223,6 +229,7 @@ impl Replica {
                 self.metrics.uses.clone(),
             ),
             checkpoints: Checkpoints::new(self.database.clone()),
+            reader: Reader::new(self.reader.clone()),
             given_back: GivenBack::default(),
             proposals: Proposals::default(),
             projection: ProjectionWriter::default(),

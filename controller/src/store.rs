@@ -14,6 +14,7 @@ use crate::telemetry::chain;
 pub mod checkpoint;
 pub mod event;
 pub mod events;
+pub mod read;
 pub mod revision;
 pub mod session;
 pub mod uses;
@@ -40,6 +41,9 @@ pub enum StoreError {
     /// A statement failed.
     #[error("failed to write {0}")]
     Write(&'static str, #[source] sqlx::Error),
+    /// A query failed.
+    #[error("failed to read the record")]
+    Read(#[source] sqlx::Error),
 }
 
 /// Opens the pool without connecting: the database may be away.

@@ -7,6 +7,7 @@ use berth_protocol::control::control_server::ControlServer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -25,7 +26,7 @@ pub async fn serve(
     cancel: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
     let (sender, receiver) = mpsc::channel(HANDSHAKES_MAX);
-    let accepting = accept(listener, material, sender);
+    let accepting = accept(listener, material, |material| &material.server, sender);
     let serving = Server::builder()
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE))
@@ -40,9 +41,10 @@ pub async fn serve(
 }
 
 /// With the certificate of the moment: a new one holds from the next connection on.
-async fn accept(
+pub async fn accept(
     listener: TcpListener,
     material: watch::Receiver<Arc<Material>>,
+    choose: fn(&Material) -> &Arc<ServerConfig>,
     sender: mpsc::Sender<std::io::Result<TlsStream<TcpStream>>>,
 ) {
     let permits = Arc::new(Semaphore::new(HANDSHAKES_MAX));
@@ -55,7 +57,7 @@ async fn accept(
                 continue;
             }
         };
-        let tls = TlsAcceptor::from(Arc::clone(&material.borrow().server));
+        let tls = TlsAcceptor::from(Arc::clone(choose(&material.borrow())));
         let sender = sender.clone();
         tokio::spawn(async move {
             let _permit = permit;
@@ -68,10 +70,10 @@ async fn accept(
 }
 
 /// Pods of a whole node that attach at once.
-const HANDSHAKES_MAX: usize = 256;
+pub const HANDSHAKES_MAX: usize = 256;
 const HANDSHAKE: Duration = Duration::from_secs(5);
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// DESIGN §2: keep-alive 5 s.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
-/// A piece of output (32 KiB) or a result's summary (16 KiB) with room; never more from a pod.
-const MESSAGE_MAX: usize = 256 << 10;
+/// A chunk of a checkpoint with room; a piece of output has 32 KiB. Never more from a pod.
+const MESSAGE_MAX: usize = berth_protocol::checkpoint::PACKED_MAX + (4 << 10);

@@ -32,6 +32,8 @@ pub struct Material {
     pub ca: String,
     /// Configuration of the listener.
     pub server: Arc<ServerConfig>,
+    /// Configuration of the API's listener: the same certificate, for HTTP of either version.
+    pub api: Arc<ServerConfig>,
     /// Key of this install: stubs are derived from it.
     pub install_key: InstallKey,
 }
@@ -229,12 +231,15 @@ fn material(data: &Data, now: Timestamp) -> Result<Material, TlsError> {
         .with_no_client_auth()
         .with_single_cert(chain, key);
     let mut config = config.map_err(|error| unusable("tls.crt", &error))?;
+    let mut api = config.clone();
+    api.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     config.alpn_protocols = vec![b"h2".to_vec()];
     let old = data.contains_key("ca-old.crt") && !due(data, "ca-old-ends", now);
     let old = if old { text(data, "ca-old.crt")? } else { String::new() };
     Ok(Material {
         ca: text(data, "ca.crt")? + &old,
         server: Arc::new(config),
+        api: Arc::new(api),
         install_key: InstallKey::new(data.get(INSTALL_KEY).map(|key| key.0.clone()).unwrap_or_default()),
     })
 }

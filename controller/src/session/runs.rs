@@ -87,6 +87,13 @@ impl Runs {
         }
     }
 
+    /// Changes whenever Postgres holds more of a session.
+    pub fn stored(&self, session_uid: &str) -> (i64, i64) {
+        let runs = self.inner.lock();
+        runs.get(session_uid)
+            .map_or((0, 0), |run| (run.incarnation, run.committed))
+    }
+
     /// What is known of an incarnation.
     pub fn facts(&self, session_uid: &str, incarnation: i64) -> RunFacts {
         let runs = self.inner.lock();

@@ -4,6 +4,7 @@
 //! In: the environment that `tests/cluster/cluster env` prints. Every test makes its own namespace, so that tests run
 //! beside each other; nothing here is a stand-in.
 
+pub mod api;
 pub mod audit;
 pub mod cluster;
 pub mod forge;

@@ -5,6 +5,7 @@
 #![cfg(test)]
 
 mod agents;
+mod api;
 mod clients;
 mod disruptive;
 mod evidence;
