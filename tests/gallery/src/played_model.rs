@@ -74,6 +74,14 @@ fn respond(seen: &Seen) -> Vec<u8> {
     }
 }
 
+/// An answer, before it is put into a provider's words.
+struct Said<'a> {
+    model: &'a str,
+    turn: Turn,
+    /// Programs take answers with the same id for parts of one: this counts them.
+    number: usize,
+}
+
 /// What was said so far, in no provider's words.
 struct Conversation {
     /// What came to the model, in order.
@@ -139,19 +147,23 @@ fn named(said: &str, asks: &str) -> Option<String> {
 
 fn reply(
     asked: &Value,
-    streamed: fn(&str, &Turn) -> Vec<(&'static str, Value)>,
-    whole: fn(&str, &Turn) -> Value,
+    streamed: fn(&Said<'_>) -> Vec<(&'static str, Value)>,
+    whole: fn(&Said<'_>) -> Value,
     conversation: &Conversation,
 ) -> Vec<u8> {
-    let (turn, model) = (next(conversation), asked["model"].as_str().unwrap_or(MODEL));
+    let said = Said {
+        model: asked["model"].as_str().unwrap_or(MODEL),
+        turn: next(conversation),
+        number: conversation.heard.len(),
+    };
     if asked["stream"] != json!(true) {
-        return json(200, &whole(model, &turn));
+        return json(200, &whole(&said));
     }
     let line = |(event, data): (&str, Value)| match event {
         "" => format!("data: {data}\n\n"),
         event => format!("event: {event}\ndata: {data}\n\n"),
     };
-    let events = streamed(model, &turn);
+    let events = streamed(&said);
     let end = match events.first() {
         Some(("", _)) => "data: [DONE]\n\n", // chat completions alone end so
         _ => "",

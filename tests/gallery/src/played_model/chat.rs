@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Conversation, Heard, INPUT_TOKENS, OUTPUT_TOKENS, Turn, list, text};
+use super::{Conversation, Heard, INPUT_TOKENS, OUTPUT_TOKENS, Said, Turn, list, text};
 
 pub(super) fn conversation(asked: &Value) -> Conversation {
     let heard = list(asked, "messages").iter().filter_map(|message| {
@@ -46,18 +46,20 @@ fn usage() -> Value {
     })
 }
 
-pub(super) fn whole(model: &str, turn: &Turn) -> Value {
+pub(super) fn whole(said: &Said<'_>) -> Value {
+    let Said { model, turn, number } = said;
     let choice = json!({ "index": 0, "message": message(turn), "finish_reason": reason(turn) });
     json!({
-        "id": "chatcmpl-played", "object": "chat.completion", "created": 0, "model": model, "choices": [choice],
+        "id": format!("chatcmpl-played-{number}"), "object": "chat.completion", "created": 0, "model": model, "choices": [choice],
         "usage": usage(),
     })
 }
 
-pub(super) fn streamed(model: &str, turn: &Turn) -> Vec<(&'static str, Value)> {
+pub(super) fn streamed(said: &Said<'_>) -> Vec<(&'static str, Value)> {
+    let Said { model, turn, number } = said;
     let chunk = |choices: Value, usage: Value| {
         let chunk = json!({
-            "id": "chatcmpl-played", "object": "chat.completion.chunk", "created": 0, "model": model,
+            "id": format!("chatcmpl-played-{number}"), "object": "chat.completion.chunk", "created": 0, "model": model,
             "choices": choices, "usage": usage,
         });
         ("", chunk)

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Conversation, Heard, INPUT_TOKENS, OUTPUT_TOKENS, Turn, list, text};
+use super::{Conversation, Heard, INPUT_TOKENS, OUTPUT_TOKENS, Said, Turn, list, text};
 
 pub(super) fn conversation(asked: &Value) -> Conversation {
     let users = list(asked, "messages")
@@ -45,16 +45,18 @@ fn reason(turn: &Turn) -> &'static str {
     }
 }
 
-pub(super) fn whole(model: &str, turn: &Turn) -> Value {
+pub(super) fn whole(said: &Said<'_>) -> Value {
+    let Said { model, turn, number } = said;
     json!({
-        "id": "msg_played", "type": "message", "role": "assistant", "model": model, "content": [block(turn)],
+        "id": format!("msg_played-{number}"), "type": "message", "role": "assistant", "model": model, "content": [block(turn)],
         "stop_reason": reason(turn), "stop_sequence": null,
         "usage": { "input_tokens": INPUT_TOKENS, "output_tokens": OUTPUT_TOKENS },
     })
 }
 
-pub(super) fn streamed(model: &str, turn: &Turn) -> Vec<(&'static str, Value)> {
-    let mut message = whole(model, turn);
+pub(super) fn streamed(said: &Said<'_>) -> Vec<(&'static str, Value)> {
+    let turn = &said.turn;
+    let mut message = whole(said);
     message["content"] = json!([]);
     message["stop_reason"] = Value::Null;
     let (begins, delta) = match turn {

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Conversation, Heard, INPUT_TOKENS, OUTPUT_TOKENS, Turn, list, text};
+use super::{Conversation, Heard, INPUT_TOKENS, OUTPUT_TOKENS, Said, Turn, list, text};
 
 pub(super) fn conversation(asked: &Value) -> Conversation {
     let heard = list(asked, "input").iter().filter_map(|item| {
@@ -20,10 +20,10 @@ pub(super) fn conversation(asked: &Value) -> Conversation {
     }
 }
 
-fn item(turn: &Turn) -> Value {
+fn item(turn: &Turn, number: usize) -> Value {
     match turn {
         Turn::Says(text) => json!({
-            "type": "message", "id": "msg_played", "role": "assistant", "status": "completed",
+            "type": "message", "id": format!("msg_played-{number}"), "role": "assistant", "status": "completed",
             "content": [{ "type": "output_text", "text": text, "annotations": [] }],
         }),
         Turn::Calls { id, tool, arguments } => json!({
@@ -33,10 +33,11 @@ fn item(turn: &Turn) -> Value {
     }
 }
 
-pub(super) fn whole(model: &str, turn: &Turn) -> Value {
+pub(super) fn whole(said: &Said<'_>) -> Value {
+    let Said { model, turn, number } = said;
     json!({
-        "id": "resp_played", "object": "response", "created_at": 0, "status": "completed", "model": model,
-        "output": [item(turn)],
+        "id": format!("resp_played-{number}"), "object": "response", "created_at": 0, "status": "completed", "model": model,
+        "output": [item(turn, *number)],
         "usage": {
             "input_tokens": INPUT_TOKENS, "input_tokens_details": { "cached_tokens": 0 },
             "output_tokens": OUTPUT_TOKENS, "output_tokens_details": { "reasoning_tokens": 0 },
@@ -45,19 +46,21 @@ pub(super) fn whole(model: &str, turn: &Turn) -> Value {
     })
 }
 
-pub(super) fn streamed(model: &str, turn: &Turn) -> Vec<(&'static str, Value)> {
-    let begun = json!({ "id": "resp_played", "object": "response", "status": "in_progress", "model": model });
+pub(super) fn streamed(said: &Said<'_>) -> Vec<(&'static str, Value)> {
+    let Said { model, turn, number } = said;
+    let begun =
+        json!({ "id": format!("resp_played-{number}"), "object": "response", "status": "in_progress", "model": model });
     let events = [
         ("response.created", json!({ "response": begun })),
         (
             "response.output_item.added",
-            json!({ "output_index": 0, "item": item(turn) }),
+            json!({ "output_index": 0, "item": item(turn, *number) }),
         ),
         (
             "response.output_item.done",
-            json!({ "output_index": 0, "item": item(turn) }),
+            json!({ "output_index": 0, "item": item(turn, *number) }),
         ),
-        ("response.completed", json!({ "response": whole(model, turn) })),
+        ("response.completed", json!({ "response": whole(said) })),
     ];
     let numbered = events.into_iter().enumerate();
     let named = |(number, (name, mut data)): (usize, (&'static str, Value))| {
