@@ -5,11 +5,14 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::routing::get;
+use axum::extract::DefaultBodyLimit;
+use axum::http::StatusCode;
+use axum::routing::{get, post};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use self::problem::Problem;
 use crate::context::Context;
 use crate::control::listen;
 use crate::control::tls::Material;
@@ -18,14 +21,24 @@ pub mod caller;
 pub mod events;
 pub mod listener;
 pub mod problem;
+pub mod say;
 
 /// What handlers need: the context is there while this replica leads.
 #[derive(Clone)]
 pub struct Served {
     /// The active context.
-    pub context: watch::Receiver<Option<Arc<Context>>>,
+    context: watch::Receiver<Option<Arc<Context>>>,
     /// Readers at a time.
     readers: Arc<Semaphore>,
+}
+
+impl Served {
+    /// The active context; a standby has none.
+    pub fn context(&self) -> Result<Arc<Context>, Problem> {
+        let none = "this replica doesn't lead; try again";
+        let unavailable = || Problem::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", none);
+        self.context.borrow().clone().ok_or_else(unavailable)
+    }
 }
 
 /// The routes.
@@ -38,6 +51,9 @@ pub fn router(context: watch::Receiver<Option<Arc<Context>>>) -> Router {
         .route("/openapi.json", get(openapi))
         .route("/v1/sessions/{namespace}/{name}/events", get(events::follow))
         .route("/v1/sessions/{namespace}/{name}/transcript", get(events::transcript))
+        .route("/v1/sessions/{namespace}/{name}/messages", post(say::message))
+        .route("/v1/sessions/{namespace}/{name}/abort", post(say::abort))
+        .layer(DefaultBodyLimit::max(BODY_MAX))
         .fallback(problem::no_route)
         .method_not_allowed_fallback(problem::no_method)
         .with_state(served)
@@ -66,5 +82,7 @@ async fn openapi() -> ([(&'static str, &'static str); 1], &'static str) {
     ([("content-type", "application/json")], include_str!("api/openapi.json"))
 }
 
+/// A message of 64 KiB, all of it escaped in JSON.
+const BODY_MAX: usize = 512 << 10;
 /// A page of each is 4 MiB at most, and goes before the next is read.
 const READERS_MAX: usize = 256;

@@ -28,6 +28,7 @@ use crate::session::runs::Runs;
 use crate::settings::Settings;
 use crate::store::checkpoint::Checkpoints;
 use crate::store::events::EventWriter;
+use crate::store::input::Inputs;
 use crate::store::read::Reader;
 use crate::store::revision::RevisionRow;
 use crate::store::session::SessionRow;
@@ -86,6 +87,8 @@ pub struct Context {
     pub uses: UseWriter,
     /// Checkpoints of sessions.
     pub checkpoints: Checkpoints,
+    /// What people say to sessions.
+    pub inputs: Inputs,
     /// Reads the record, for people.
     pub reader: Reader,
     /// Kubernetes Events.

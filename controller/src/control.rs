@@ -4,6 +4,7 @@
 //! UID on live reads. What arrives on a stream is the runner's word; it moves phase, result and events, nothing else.
 
 pub mod checkpoints;
+pub mod feed;
 pub mod identity;
 pub mod listen;
 pub mod registry;

@@ -51,6 +51,7 @@ use crate::session::runs::Runs;
 use crate::settings::{Deadlines, Settings};
 use crate::store::checkpoint::Checkpoints;
 use crate::store::events::{EventQueue, EventWriter};
+use crate::store::input::Inputs;
 use crate::store::read::Reader;
 use crate::store::session::SessionRow;
 use crate::store::uses::UseWriter;
@@ -229,6 +230,7 @@ impl Replica {
                 self.metrics.uses.clone(),
             ),
             checkpoints: Checkpoints::new(self.database.clone()),
+            inputs: Inputs::new(self.reader.clone()),
             reader: Reader::new(self.reader.clone()),
             given_back: GivenBack::default(),
             proposals: Proposals::default(),

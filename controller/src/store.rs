@@ -14,6 +14,7 @@ use crate::telemetry::chain;
 pub mod checkpoint;
 pub mod event;
 pub mod events;
+pub mod input;
 pub mod read;
 pub mod revision;
 pub mod session;

@@ -114,6 +114,8 @@ named! {
         PruneGuard,
         /// The session's process runs.
         Running,
+        /// The harness has done what it was asked and waits for more.
+        WaitingForInput,
         /// The sandbox has ended by itself.
         SandboxEnded,
         /// A claim waits for its sandbox.

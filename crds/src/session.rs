@@ -110,7 +110,8 @@ pub struct Task {
     #[schemars(length(min = 1, max = 65536))]
     pub prompt: String,
 
-    /// `RunToCompletion` (default) ends with the harness; `Interactive` waits for more input.
+    /// `RunToCompletion` (default) ends with the harness; `Interactive` stays and waits for what people say
+    /// to it by the API (docs/agents.md).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "TaskMode")]
     pub mode: Option<TaskMode>,

@@ -83,6 +83,12 @@ pub struct About {
     pub workspace: u64,
     /// The program's own id of its conversation; empty when it has none.
     pub conversation: String,
+    /// The last input that the harness was given; 0 for the prompt alone.
+    #[serde(default)]
+    pub input: u64,
+    /// Whether it was at work on that.
+    #[serde(default)]
+    pub working: bool,
     /// Whether the program's own files are in it; for a program that keeps none, always.
     pub transcript: bool,
     /// Files that were left out, by name, at most [`MISSING_MAX`] …
@@ -109,6 +115,12 @@ pub struct Restore {
     pub conversation: String,
     /// What was left out, by name.
     pub missing: Vec<String>,
+    /// The last input that the harness was given; 0 for the prompt alone.
+    #[serde(default)]
+    pub input: u64,
+    /// Whether it was at work on that.
+    #[serde(default)]
+    pub working: bool,
 }
 
 impl About {

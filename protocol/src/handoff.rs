@@ -18,6 +18,9 @@ pub const MAX_FRAME_BYTES: usize = 1 << 20;
 /// Largest piece of output in one frame, before base64.
 pub const MAX_OUTPUT_BYTES: usize = 32 << 10;
 
+/// Largest input: as large as a prompt.
+pub const INPUT_MAX: usize = 64 << 10;
+
 /// File name of the socket inside the `handoff` volume.
 pub const SOCKET_NAME: &str = "runner.sock";
 
@@ -36,6 +39,15 @@ pub enum ToRunner {
     },
     /// About a checkpoint that is being taken or restored.
     Checkpoint(Answer),
+    /// What somebody has said to the session.
+    Input {
+        /// Counted from 1 in the session.
+        number: u64,
+        /// At most [`INPUT_MAX`] bytes.
+        text: String,
+    },
+    /// End what the harness does now, with [`ToRunner::Stop`]'s usual grace; the session stays.
+    Abort,
 }
 
 /// What a runner is to run.
@@ -126,6 +138,11 @@ pub enum FromRunner {
     },
     /// A step of a checkpoint.
     Checkpoint(Step),
+    /// The harness has done everything up to this input and waits for the next. Told again while it waits.
+    WantInput {
+        /// The last input that it was given; 0 for the prompt.
+        after: u64,
+    },
     /// A checkpoint was restored, read back from the disk and hashed again.
     Restored {
         /// Which incarnation took it.

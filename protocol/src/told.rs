@@ -14,6 +14,13 @@ pub enum Told {
         /// The program's own id.
         id: String,
     },
+    /// Somebody said something to the session.
+    Input {
+        /// Counted from 1 in the session.
+        number: u64,
+        /// What was said.
+        text: String,
+    },
     /// The model says something to people.
     Message {
         /// What it says.
@@ -81,6 +88,7 @@ impl Told {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Session { .. } => "session",
+            Self::Input { .. } => "input",
             Self::Message { .. } => "message",
             Self::ToolCall { .. } => "toolCall",
             Self::ToolResult { .. } => "toolResult",
@@ -96,7 +104,7 @@ impl Told {
     pub fn cut(mut self) -> Self {
         match &mut self {
             Self::Session { id } => cut(id, ID_MAX),
-            Self::Message { text } => cut(text, TEXT_MAX),
+            Self::Message { text } | Self::Input { text, .. } => cut(text, TEXT_MAX),
             Self::ToolCall { id, tool, input } => {
                 cut(id, ID_MAX);
                 cut(tool, ID_MAX);

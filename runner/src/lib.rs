@@ -10,6 +10,8 @@ pub mod cli;
 pub mod harden;
 pub mod install;
 pub mod run;
+pub mod serve;
+pub mod turn;
 
 pub mod link;
 

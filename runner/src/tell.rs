@@ -20,13 +20,13 @@ pub struct Teller {
 }
 
 impl Teller {
-    /// At the beginning of the output.
-    pub fn new(reader: Box<dyn Reader>) -> Self {
+    /// At the beginning of a harness's output, after as many bytes of earlier ones.
+    pub fn new(reader: Box<dyn Reader>, offset: u64) -> Self {
         Self {
             reader,
             line: Vec::new(),
             is_long: false,
-            offset: 0,
+            offset,
             result: None,
             conversation: None,
         }
@@ -55,6 +55,11 @@ impl Teller {
     /// The last words, once the harness has told a result.
     pub fn result(&self) -> Option<&str> {
         self.result.as_deref().filter(|text| !text.is_empty())
+    }
+
+    /// Bytes before the line that isn't whole yet.
+    pub fn offset(&self) -> u64 {
+        self.offset
     }
 
     /// The program's own id of its conversation, once it has told it.
@@ -108,7 +113,7 @@ mod tests {
     use crate::harness::Kind;
 
     fn teller() -> Teller {
-        Teller::new(Kind::Codex.reader().unwrap())
+        Teller::new(Kind::Codex.reader().unwrap(), 0)
     }
 
     fn places(said: &[FromRunner]) -> Vec<(&str, u64, u64)> {

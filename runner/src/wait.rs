@@ -53,7 +53,7 @@ impl Waiting {
                 self.stopped = true;
                 Next::Nothing
             }
-            ToRunner::Checkpoint(_) => Next::Nothing,
+            ToRunner::Checkpoint(_) | ToRunner::Input { .. } | ToRunner::Abort => Next::Nothing,
         }
     }
 }

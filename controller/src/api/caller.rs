@@ -40,6 +40,11 @@ impl Caller {
         Ok(Self { user, token })
     }
 
+    /// Their name, as Kubernetes has it.
+    pub fn name(&self) -> &str {
+        self.user.username.as_deref().unwrap_or_default()
+    }
+
     /// Whether they may do this to a session.
     pub async fn may(&self, client: &Client, deed: Deed, session: &Name) -> Result<(), Problem> {
         let attributes = ResourceAttributes {
@@ -71,7 +76,7 @@ impl Caller {
         if answer.status.is_some_and(|status| status.allowed) {
             return Ok(());
         }
-        let user = self.user.username.as_deref().unwrap_or_default();
+        let user = self.name();
         let Deed { verb, subresource } = deed;
         let Name { namespace, name } = session;
         let message = format!("{user} may not {verb} agentsessions/{subresource} of {name} in namespace {namespace}");

@@ -145,10 +145,7 @@ impl Reader {
         asked: Result<Query<Asked>, axum::extract::rejection::QueryRejection>,
         deed: Deed,
     ) -> Result<Self, Problem> {
-        let context = served.context.borrow().clone();
-        let none = "this replica doesn't lead; try again";
-        let unavailable = || Problem::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", none);
-        let context = context.ok_or_else(unavailable)?;
+        let context = served.context()?;
         let caller = Caller::of(&context.client, headers).await?;
         caller.may(&context.client, deed, &session).await?;
         let invalid = |message: String| Problem::new(StatusCode::BAD_REQUEST, "BadRequest", message);
@@ -161,12 +158,8 @@ impl Reader {
                 number.ok_or_else(|| invalid(format!("{after:?} is no event's id")))?
             }
         };
-        let missing = || {
-            let message = format!("namespace {} has no AgentSession {}", session.namespace, session.name);
-            Problem::new(StatusCode::NOT_FOUND, "NotFound", message)
-        };
         let uid = context.caches.session(&session).and_then(|session| session.uid());
-        let uid = uid.ok_or_else(missing)?;
+        let uid = uid.ok_or_else(|| Problem::no_session(&session))?;
         let busy = |_error| {
             let message = "too many readers; try again later";
             Problem::new(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", message)

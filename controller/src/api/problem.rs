@@ -5,6 +5,8 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
+use crate::watch::Name;
+
 /// An answer that isn't what was asked for.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Problem {
@@ -21,6 +23,14 @@ impl Problem {
     pub fn new(code: StatusCode, reason: &'static str, message: impl Into<String>) -> Self {
         let message = message.into();
         Self { code, reason, message }
+    }
+}
+
+impl Problem {
+    /// There is no such session.
+    pub fn no_session(session: &Name) -> Self {
+        let message = format!("namespace {} has no AgentSession {}", session.namespace, session.name);
+        Self::new(StatusCode::NOT_FOUND, "NotFound", message)
     }
 }
 

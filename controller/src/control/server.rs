@@ -9,8 +9,8 @@ use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use berth_crds::CredentialBinding;
 use berth_protocol::control::control_server::Control;
 use berth_protocol::control::{
-    Ack, Checkpoint, Event, EventAck, FromSidecar, Hello, ToSidecar, Trail, Welcome, checkpoint, event, from_sidecar,
-    to_sidecar::Message,
+    Ack, Checkpoint, Event, EventAck, FromSidecar, Hello, ToSidecar, Trail, WantInput, Welcome, checkpoint, event,
+    from_sidecar, to_sidecar::Message,
 };
 use berth_protocol::{KEY_PROOF_PREFIX, VERSION};
 use futures::Stream;
@@ -22,6 +22,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::checkpoints::{self, Checkpoints};
+use super::feed::feed;
 use super::registry::{Attachment, QUEUE};
 use super::session_link::Link;
 use super::token::{self, PodIdentity, TokenError};
@@ -267,6 +268,10 @@ impl AttachedStream {
             }
             from_sidecar::Message::Event(event) => self.event(event).await,
             from_sidecar::Message::Trail(trail) => self.trail(&trail),
+            from_sidecar::Message::WantInput(want) => {
+                self.want_input(want);
+                Ok(())
+            }
             from_sidecar::Message::Checkpoint(step) => {
                 self.checkpoint(step);
                 Ok(())
@@ -352,6 +357,21 @@ impl AttachedStream {
         }
         let put = self.context.uses.put(&link, &self.pod.uid, trail, &self.sender);
         put.map_err(|NoRoom| "the audit trail waits for the database; it is told anew")
+    }
+
+    /// The harness waits: it gets what was said meanwhile, and the status says so.
+    fn want_input(&self, want: WantInput) {
+        let link = self.context.sessions_on_pods.get(&self.pod.uid);
+        let ours = |link: &Link| i64::try_from(want.incarnation).ok() == Some(link.incarnation);
+        let Some(link) = link.filter(ours) else { return };
+        let mut before = None;
+        self.context
+            .registry
+            .update(&self.pod.uid, |facts| before = facts.waits.replace(want.after));
+        if before != Some(want.after) {
+            self.context.queues.sessions.poke(link.session.clone());
+        }
+        tokio::spawn(feed(Arc::clone(&self.context), self.pod.uid.clone(), link, want.after));
     }
 
     /// A step of a checkpoint. One that finds no room is let go of: the runner waits for an answer, then begins anew.

@@ -47,6 +47,13 @@ impl SessionsOnPods {
         theirs.map(|(pod_uid, link)| (pod_uid.clone(), link.clone())).collect()
     }
 
+    /// The pods that serve a session.
+    pub fn of_session(&self, session_uid: &str) -> Vec<(String, Link)> {
+        let inner = self.inner.lock();
+        let theirs = inner.iter().filter(|(_, link)| link.session_uid == session_uid);
+        theirs.map(|(pod_uid, link)| (pod_uid.clone(), link.clone())).collect()
+    }
+
     /// The pod's stream has gone; it proves itself again when it is back.
     pub fn remove(&self, pod_uid: &str) {
         self.inner.lock().remove(pod_uid);

@@ -4,7 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use berth_crds::{AgentSession, AgentSessionStatus, CredentialBinding, LaunchType, OnInterrupt, Phase, Reason};
+use berth_crds::{
+    AgentSession, AgentSessionStatus, CredentialBinding, LaunchType, OnInterrupt, Phase, Reason, TaskMode,
+};
 use berth_protocol::control::{self, to_sidecar::Message};
 use kube::api::{Api, DeleteParams, PostParams, Preconditions};
 use kube::{Resource, ResourceExt};
@@ -291,6 +293,8 @@ async fn restore(
         digest: kept.digest.clone(),
         conversation: kept.about.conversation.clone(),
         missing: kept.about.missing.clone(),
+        input: kept.about.input,
+        working: kept.about.working,
     }))
 }
 
@@ -318,7 +322,7 @@ fn assignment(session: &AgentSession, incarnation: i64, stubs: BTreeMap<String, 
         incarnation: unsigned(incarnation),
         task: Some(control::Task {
             prompt: spec.task.prompt.clone(),
-            interactive: false,
+            interactive: spec.task.mode == Some(TaskMode::Interactive),
             run_id: spec.task.run_id.clone().unwrap_or_default(),
         }),
         env: spec

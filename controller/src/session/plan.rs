@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use berth_crds::{AgentSessionStatus, ColdStart, OnInterrupt, Phase, Reason, SandboxStatus, TaskMode};
+use berth_crds::{AgentSessionStatus, ColdStart, OnInterrupt, Phase, Reason, SandboxStatus};
 use jiff::Timestamp;
 
 use super::snapshot::{
@@ -418,11 +418,7 @@ fn claim_or_bind(snapshot: &Snapshot, status: &AgentSessionStatus, deadlines: &D
 fn unusable(snapshot: &Snapshot) -> Option<(Reason, String)> {
     let spec = &snapshot.session.spec;
     let lifecycle = spec.lifecycle.clone().unwrap_or_default();
-    let checks: [(bool, &str); 6] = [
-        (
-            spec.task.mode == Some(TaskMode::Interactive),
-            "spec.task.mode: Interactive",
-        ),
+    let checks: [(bool, &str); 5] = [
         (
             spec.task.retries.is_some_and(|retries| retries > 0),
             "spec.task.retries",

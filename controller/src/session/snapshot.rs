@@ -148,6 +148,8 @@ pub struct StreamFacts {
     pub refused: Option<String>,
     /// What was granted on this stream.
     pub granted: Option<Granted>,
+    /// The harness waits for the input after this one.
+    pub waits: Option<u64>,
 }
 
 /// What a sidecar was granted last.

@@ -5,7 +5,7 @@
 
 use berth_crds::condition::{self, Wanted, cut};
 use berth_crds::{
-    AgentSessionSpec, AgentSessionStatus, ConditionType, Phase, Reason, Resume, SessionResult, SourceStatus,
+    AgentSessionSpec, AgentSessionStatus, ConditionType, Phase, Reason, Resume, SessionResult, SourceStatus, TaskMode,
 };
 use sha2::{Digest, Sha256};
 
@@ -32,6 +32,10 @@ pub fn status(snapshot: &Snapshot, state: &State) -> Option<AgentSessionStatus> 
             snapshot.session.spec.credentials.len(),
         );
         new.credentials_summary = Some(format!("{held}/{listed}"));
+    }
+    if let Some(waits) = waits_for_input(snapshot, &new) {
+        wanted.retain(|condition| condition.type_ != ConditionType::WaitingForInput);
+        wanted.push(waits);
     }
     let resumed = resumed(snapshot, &mut new);
     wanted.retain(|condition| condition.type_ != ConditionType::Resumed);
@@ -76,6 +80,29 @@ fn credentials(snapshot: &Snapshot, old: &AgentSessionStatus) -> Option<Wanted> 
             missing.join(", ")
         );
         Wanted::no(ConditionType::CredentialsReady, Reason::CredentialsMissing, message)
+    })
+}
+
+/// Whether an interactive session waits for somebody. While its stream is away it says what it said.
+fn waits_for_input(snapshot: &Snapshot, new: &AgentSessionStatus) -> Option<Wanted> {
+    let interactive = snapshot.session.spec.task.mode == Some(TaskMode::Interactive);
+    if !interactive || new.phase != Some(Phase::Running) {
+        return None;
+    }
+    let type_ = ConditionType::WaitingForInput;
+    let Some(stream) = snapshot.stream.as_ref().filter(|stream| stream.started.is_some()) else {
+        let mut old = new.conditions.iter();
+        return old
+            .find(|old| old.type_ == type_.as_str())
+            .and_then(Wanted::from_condition);
+    };
+    Some(match stream.waits {
+        Some(after) => {
+            let message =
+                format!("the harness has done everything up to input {after}; say something: POST …/messages");
+            Wanted::yes(type_, Reason::WaitingForInput, message)
+        }
+        None => Wanted::no(type_, Reason::Running, "the harness works"),
     })
 }
 

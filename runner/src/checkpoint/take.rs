@@ -32,6 +32,17 @@ pub enum NotTaken {
     Refused(String),
 }
 
+/// How far the session is.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Place {
+    /// The program's own id of its conversation; empty when it has none.
+    pub conversation: String,
+    /// The last input that the harness was given; 0 for the prompt alone.
+    pub input: u64,
+    /// Whether it is at work on that.
+    pub working: bool,
+}
+
 /// The way to the controller and back.
 #[derive(Debug)]
 pub struct Exchange {
@@ -45,14 +56,9 @@ pub struct Exchange {
 type Batch = Vec<Vec<u8>>;
 
 /// Takes checkpoint `number`.
-pub async fn take(
-    sources: Sources,
-    number: u64,
-    conversation: String,
-    exchange: &mut Exchange,
-) -> Result<About, NotTaken> {
+pub async fn take(sources: Sources, number: u64, place: Place, exchange: &mut Exchange) -> Result<About, NotTaken> {
     let (sender, mut batches) = mpsc::channel(1);
-    let making = tokio::task::spawn_blocking(move || make(&sources, conversation, &sender));
+    let making = tokio::task::spawn_blocking(move || make(&sources, place, &sender));
     while let Some(batch) = batches.recv().await {
         offer(number, batch, exchange).await?;
     }
@@ -70,7 +76,7 @@ pub async fn take(
     }
 }
 
-fn make(sources: &Sources, conversation: String, batches: &mpsc::Sender<Batch>) -> io::Result<About> {
+fn make(sources: &Sources, place: Place, batches: &mpsc::Sender<Batch>) -> io::Result<About> {
     let gathered = gather(sources, Databases::Copied)?;
     let (mut batch, mut bytes) = (Batch::new(), 0);
     let send = |batch: Batch| {
@@ -96,7 +102,9 @@ fn make(sources: &Sources, conversation: String, batches: &mpsc::Sender<Batch>) 
         bytes: whole.bytes,
         files: gathered.files(),
         workspace: gathered.roots[1].len() as u64,
-        conversation: if transcript { conversation } else { String::new() },
+        conversation: if transcript { place.conversation } else { String::new() },
+        input: place.input,
+        working: place.working,
         transcript,
         missing: gathered.missing,
         missing_count: gathered.missing_count,

@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 use super::cut::Cutter;
 use super::gather::{Databases, FILE_MAX, Sources, fingerprint, gather};
 use super::restore::restore;
-use super::take::{Exchange, NotTaken, take};
+use super::take::{Exchange, NotTaken, Place, take};
 use crate::harness::Kept;
 
 const KEEPS: &[Kept] = &[Kept::Lines(".agent/log", ".jsonl"), Kept::Sqlite(".agent/state.db")];
@@ -136,9 +136,7 @@ fn noise(length: usize) -> Vec<u8> {
 
 async fn taken(pod: &Pod, kept: StandIn) -> (About, StandIn) {
     let (mut exchange, serving) = stand_in(kept);
-    let about = take(pod.sources(), 1, "conversation".to_owned(), &mut exchange)
-        .await
-        .unwrap();
+    let about = take(pod.sources(), 1, Place::default(), &mut exchange).await.unwrap();
     drop(exchange);
     (about, serving.await.unwrap())
 }
@@ -310,7 +308,9 @@ async fn a_refusal_is_said_and_an_answer_for_another_checkpoint_is_passed_over()
     outgoing.send(taken(6, "")).await.unwrap();
     outgoing.send(taken(7, "the cap is reached")).await.unwrap();
     let reading = tokio::spawn(async move { while incoming.recv().await.is_some() {} });
-    let error = take(pod.sources(), 7, String::new(), &mut exchange).await.unwrap_err();
+    let error = take(pod.sources(), 7, Place::default(), &mut exchange)
+        .await
+        .unwrap_err();
     assert!(
         matches!(&error, NotTaken::Refused(why) if why == "the cap is reached"),
         "{error}"

@@ -10,7 +10,8 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use berth_protocol::checkpoint;
 use berth_protocol::control::to_sidecar::Message;
-use berth_protocol::control::{self, Ack, Event, Hello, ToSidecar, event::Kind};
+use berth_protocol::control::{self, Ack, Event, Hello, ToSidecar, WantInput, event::Kind};
+use berth_protocol::handoff::{INPUT_MAX, ToRunner};
 use parking_lot::Mutex;
 use prost::Message as _;
 use tokio::sync::watch;
@@ -39,6 +40,16 @@ struct Inner {
     /// Grants that the vault holds and the controller doesn't know of.
     grants_ack_due: Option<Ack>,
     relay: Relay,
+    wanted: Option<Wanted>,
+}
+
+/// What the harness waits for.
+#[derive(Clone, Copy, Debug)]
+struct Wanted {
+    /// The last input that it was given.
+    after: u64,
+    /// How often it has asked.
+    asked: u64,
 }
 
 /// What a message of the controller came to.
@@ -81,6 +92,7 @@ impl Bond {
                 ack_due: None,
                 grants_ack_due: None,
                 relay: Relay::default(),
+                wanted: None,
             }),
             changed: watch::Sender::new(0),
         };
@@ -320,9 +332,31 @@ impl Bond {
         self.inner.lock().relay.next_step()
     }
 
-    /// The next answer about a checkpoint for the runner.
-    pub fn next_answer(&self) -> Option<checkpoint::Answer> {
-        self.inner.lock().relay.next_answer()
+    /// The next order for the runner that doesn't follow from what is bound.
+    pub fn next_order(&self) -> Option<ToRunner> {
+        self.inner.lock().relay.next_order()
+    }
+
+    /// The harness waits for the next input, says the runner.
+    pub fn want_input(&self, after: u64) {
+        let mut inner = self.inner.lock();
+        let asked = inner.wanted.map_or(0, |wanted| wanted.asked);
+        inner.wanted = Some(Wanted {
+            after,
+            asked: asked + 1,
+        });
+        drop(inner);
+        self.wake();
+    }
+
+    /// What the harness waits for, unless that question was told already.
+    pub fn wanted(&self, told: &mut u64) -> Option<WantInput> {
+        let inner = self.inner.lock();
+        let wanted = inner.wanted.filter(|wanted| wanted.asked > *told)?;
+        *told = wanted.asked;
+        let incarnation = inner.held.bound.as_ref()?.incarnation;
+        let after = wanted.after;
+        Some(WantInput { incarnation, after })
     }
 
     /// A new control stream begins.
@@ -331,8 +365,8 @@ impl Bond {
     }
 
     /// A runner's connection begins.
-    pub fn forget_answers(&self) {
-        self.inner.lock().relay.forget_answers();
+    pub fn forget_orders(&self) {
+        self.inner.lock().relay.forget_orders();
     }
 
     fn wake(&self) {
@@ -376,6 +410,20 @@ impl Inner {
             Message::CheckpointAnswer(answer) => {
                 if self.serves(answer.incarnation) {
                     self.relay.answer(answer);
+                }
+                Ok(Taken::Done)
+            }
+            Message::Input(input) => {
+                if self.serves(input.incarnation) && input.text.len() <= INPUT_MAX {
+                    self.wanted = None;
+                    let control::Input { number, text, .. } = input;
+                    self.relay.order(ToRunner::Input { number, text });
+                }
+                Ok(Taken::Done)
+            }
+            Message::Abort(abort) => {
+                if self.serves(abort.incarnation) {
+                    self.relay.order(ToRunner::Abort);
                 }
                 Ok(Taken::Done)
             }
@@ -526,9 +574,12 @@ impl Inner {
 
 fn weight(message: &Message) -> Weight {
     match message {
-        Message::Welcome(_) | Message::EventAck(_) | Message::TrailAck(_) | Message::CheckpointAnswer(_) => {
-            Weight::Plain
-        }
+        Message::Welcome(_)
+        | Message::EventAck(_)
+        | Message::TrailAck(_)
+        | Message::CheckpointAnswer(_)
+        | Message::Input(_)
+        | Message::Abort(_) => Weight::Plain,
         Message::Assignment(_) | Message::Start(_) | Message::Suspend(_) | Message::Grants(_) | Message::Prolong(_) => {
             Weight::Changing
         }

@@ -9,6 +9,7 @@ use berth_protocol::checkpoint::{Answer, BATCH, BATCH_BYTES, PACKED_MAX, Restore
 use berth_protocol::control::checkpoint::Step as Up;
 use berth_protocol::control::checkpoint_answer::Answer as Down;
 use berth_protocol::control::{self, Checkpoint, Chunk, Fetch, Finish, Offer};
+use berth_protocol::handoff::ToRunner;
 
 /// What waits.
 #[derive(Debug, Default)]
@@ -17,7 +18,8 @@ pub struct Relay {
     /// Of the checkpoint that is being taken.
     number: u64,
     bytes: usize,
-    answers: VecDeque<Answer>,
+    /// Answers, and what people say.
+    orders: VecDeque<ToRunner>,
 }
 
 /// A step that no runner would take.
@@ -65,14 +67,21 @@ impl Relay {
 
     /// An answer of the controller's. The runner waits for one; it passes over those that it doesn't wait for.
     pub fn answer(&mut self, answer: control::CheckpointAnswer) {
-        if self.answers.len() < ANSWERS_MAX {
-            self.answers.extend(answer.answer.map(write));
+        if let Some(answer) = answer.answer {
+            self.order(ToRunner::Checkpoint(write(answer)));
         }
     }
 
-    /// The next answer for the runner.
-    pub fn next_answer(&mut self) -> Option<Answer> {
-        self.answers.pop_front()
+    /// Something for the runner. One that doesn't read is told no more: it asks again.
+    pub fn order(&mut self, order: ToRunner) {
+        if self.orders.len() < ORDERS_MAX {
+            self.orders.push_back(order);
+        }
+    }
+
+    /// The next order for the runner.
+    pub fn next_order(&mut self) -> Option<ToRunner> {
+        self.orders.pop_front()
     }
 
     /// The control stream is another: nobody there knows what was under way.
@@ -82,8 +91,8 @@ impl Relay {
     }
 
     /// The runner's connection is another.
-    pub fn forget_answers(&mut self) {
-        self.answers.clear();
+    pub fn forget_orders(&mut self) {
+        self.orders.clear();
     }
 }
 
@@ -138,6 +147,8 @@ pub fn restore(restore: control::Restore) -> Restore {
         digest: hex::encode(restore.digest),
         conversation: restore.conversation,
         missing: restore.missing,
+        input: restore.input,
+        working: restore.working,
     }
 }
 
@@ -145,8 +156,8 @@ pub fn restore(restore: control::Restore) -> Restore {
 const STEPS_MAX: usize = 2 * (BATCH + 2);
 /// A batch that can't be compressed is a little more than it was.
 const BYTES_MAX: usize = 2 * BATCH_BYTES;
-/// The runner reads one at a time.
-const ANSWERS_MAX: usize = 16;
+/// The runner waits for one answer and one input at a time.
+const ORDERS_MAX: usize = 16;
 
 #[cfg(test)]
 mod tests {

@@ -219,7 +219,7 @@ impl Client {
     ) -> Result<std::convert::Infallible, StreamError> {
         let mut changes = self.bond.changes();
         let held_until = Instant::now() + hold;
-        let (mut told, mut recorded) = (0, 0);
+        let (mut told, mut recorded, mut asked) = (0, 0, 0);
         let mut written = self.vault.written();
         loop {
             changes.mark_unchanged();
@@ -229,6 +229,9 @@ impl Client {
             while let Some(record) = self.vault.record_after(recorded, &self.bond) {
                 recorded = record.position;
                 send(sender, Message::Trail(record)).await?;
+            }
+            if let Some(wanted) = self.bond.wanted(&mut asked) {
+                send(sender, Message::WantInput(wanted)).await?;
             }
             while let Some(step) = self.bond.next_step() {
                 send(sender, Message::Checkpoint(step)).await?;

@@ -79,7 +79,7 @@ async fn converse(stream: UnixStream, bond: Arc<Bond>) -> Result<(), StateError>
     let (reader, writer) = stream.into_split();
     let mut source = FramedRead::new(reader, codec());
     let mut sink = FramedWrite::new(writer, codec());
-    bond.forget_answers();
+    bond.forget_orders();
     let ended = conversation(&mut source, &mut sink, &bond).await;
     bond.confirm(None);
     match ended {
@@ -121,8 +121,8 @@ async fn conversation(source: &mut Source, sink: &mut Sink, bond: &Bond) -> Resu
         {
             carry_out(step, held, &mut runner, (sink, bond)).await?;
         }
-        while let Some(answer) = bond.next_answer() {
-            send(sink, &ToRunner::Checkpoint(answer)).await?;
+        while let Some(order) = bond.next_order() {
+            send(sink, &order).await?;
         }
         tokio::select! {
             frame = paced(source, &mut pace) => {

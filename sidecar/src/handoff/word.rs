@@ -66,6 +66,7 @@ pub fn take(bond: &Bond, runner: &mut Runner, frame: FromRunner) -> Result<Resul
             })?;
         }
         FromRunner::Checkpoint(step) => return Ok(bond.checkpoint(step).map_err(Violation::Checkpoint)),
+        FromRunner::WantInput { after } => bond.want_input(after),
         FromRunner::Restored {
             incarnation,
             number,
@@ -94,6 +95,7 @@ fn check(stage: Option<Stage>, frame: &FromRunner) -> Result<(), Violation> {
         FromRunner::Said(_) if !running => Err(Violation::TooEarly("words of the harness")),
         FromRunner::Exited { .. } if !running => Err(Violation::TooEarly("exited")),
         FromRunner::Checkpoint(_) if !running => Err(Violation::TooEarly("a checkpoint")),
+        FromRunner::WantInput { .. } if !running => Err(Violation::TooEarly("a wish for input")),
         FromRunner::Restored { .. } if !running => Err(Violation::TooEarly("restored")),
         _ => Ok(()),
     }

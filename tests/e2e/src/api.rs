@@ -42,6 +42,21 @@ impl Caller {
         let url = format!("{URL}/v1/sessions/{}/{path}", team.namespace);
         self.client.get(url).bearer_auth(&self.token)
     }
+
+    /// A POST below `/v1/sessions/NAMESPACE/`.
+    pub fn post(&self, team: &Team, path: &str) -> RequestBuilder {
+        let url = format!("{URL}/v1/sessions/{}/{path}", team.namespace);
+        self.client.post(url).bearer_auth(&self.token)
+    }
+
+    /// Says something to a session; gives its number.
+    pub async fn say(&self, team: &Team, session: &str, text: &str) -> Result<i64> {
+        let request = self
+            .post(team, &format!("{session}/messages"))
+            .json(&json!({ "text": text }));
+        let answer: serde_json::Value = request.send().await?.error_for_status()?.json().await?;
+        answer["number"].as_i64().context("a number")
+    }
 }
 
 /// A client that trusts Berth's certificate and reaches its Service from the node.

@@ -163,7 +163,7 @@ impl Team {
 
     /// What a session's harness printed, over all its runs.
     pub async fn output(&self, session_uid: &str) -> Result<String> {
-        let select = "select coalesce(string_agg(convert_from(output, 'UTF8'), '' order by client_seq), '') \
+        let select = "select coalesce(string_agg(convert_from(output, 'UTF8'), '' order by incarnation, client_seq), '') \
             from session_event where session_uid = $1 and kind = 'output'";
         let query = sqlx::query_scalar(select).bind(session_uid);
         Ok(query.fetch_one(&self.cluster.database).await?)

@@ -315,6 +315,13 @@ fn kept() -> Kept {
     }
 }
 
+fn interactive(waits: Option<u64>) -> Snapshot {
+    let snapshot = of_spec(running(), |spec| spec.task.mode = Some(TaskMode::Interactive));
+    let pinned = pinned_fields(&snapshot.session.spec);
+    let snapshot = of_status(snapshot, |status| status.pinned_spec = Some(pinned));
+    of_stream(snapshot, |stream| stream.waits = waits)
+}
+
 /// The pod is gone, and what it kept is known.
 fn lost(checkpoint: CheckpointFacts) -> Snapshot {
     let lost = Snapshot {
@@ -383,6 +390,9 @@ fn to_go_on() -> Vec<Scenario> {
             snapshot.checkpoint = CheckpointFacts::Kept(kept);
             snapshot
         };
+        "an interactive session that works says that it doesn't wait" => interactive(None);
+        "one that waits says for what" => interactive(Some(3));
+        "one without a stream says what it said" => Snapshot { stream: None, ..interactive(Some(3)) };
         "a verdict stays" => {
             let mut snapshot = restored(&[0xab; 32]);
             snapshot.checkpoint = CheckpointFacts::NotAsked;
@@ -424,7 +434,6 @@ fn to_claim() -> Vec<Scenario> {
             snapshot.session.metadata.deletion_timestamp = Some(time(at(9_000)));
             snapshot
         };
-        "Interactive is not implemented" => of_spec(new(), |spec| spec.task.mode = Some(TaskMode::Interactive));
         "onInterrupt Report is" => of_spec(new(), |spec| spec.task.on_interrupt = Some(OnInterrupt::Report));
         "retries are not implemented" => of_spec(new(), |spec| spec.task.retries = Some(2));
         "zero retries are" => of_spec(new(), |spec| spec.task.retries = Some(0));

@@ -5,12 +5,16 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use berth_crds::{AgentSession, Phase};
+use berth_e2e::api::Caller;
 use berth_e2e::origin::{Outside, name, trust};
 use berth_e2e::{Team, cluster};
 use berth_gallery::origin::{Authority, Origin, Seen};
 use berth_gallery::played_model;
 use kube::ResourceExt;
 use serde_json::{Value, json};
+
+use crate::interactive::waits;
+use crate::resume::row;
 
 const KEY: &str = "sk-fake-key-of-the-played-model-0123456789";
 
@@ -214,6 +218,61 @@ async fn it_goes_on_in_another_pod(agent: &'static Agent) -> Result<()> {
     assert!(resumed.message.contains("sha256"), "{}", resumed.message);
     world.team.end_policy().await?;
     world.team.end().await
+}
+
+/// A second turn in the same pod, and a third in the next one, know what the first was told.
+async fn it_is_talked_to(agent: &'static Agent) -> Result<()> {
+    let world = World::create(agent).await?;
+    let team = &world.team;
+    let caller = Caller::create(team, "talker", "berth-edit").await?;
+    let mut session = world.session("Run `echo first | tee note`. Later run `cat note`.");
+    session["spec"]["task"]["mode"] = "Interactive".into();
+    session["spec"]["task"]["onInterrupt"] = "Resume".into();
+    team.apply(&session).await?;
+    let session = waits(team, 0).await?;
+    let uid = session.uid().context("a uid")?;
+    caller
+        .say(team, "s", "You are in no new pod, do what comes later.")
+        .await?;
+    waits(team, 1).await?;
+    row(team, KEPT_WAITING, &uid).await?;
+    let pod = team.pod_of(&session).await?.name_any();
+    team.kubectl(&["delete", "pod", &pod, "--grace-period=0", "--force", "--wait=false"])?;
+    caller
+        .say(team, "s", "Now you are in a new pod, do what comes later.")
+        .await?;
+    let session = waits(team, 2).await?;
+    let told = world.told(&session).await?;
+    let printed = team.output(&uid).await?;
+    let messages = told.iter().filter(|told| told["kind"] == "message");
+    let remembered = messages.filter(|told| told["text"].as_str().is_some_and(|text| text.contains("first")));
+    assert_eq!(remembered.count(), 3, "{told:?} {printed}");
+    assert_eq!(session.status.map(|status| status.incarnation), Some(2));
+    world.team.end_policy().await?;
+    world.team.end().await
+}
+
+const KEPT_WAITING: &str = "select exists (select from checkpoint where session_uid = $1 \
+    and (about ->> 'input')::int = 1 and not (about ->> 'working')::bool)";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn claude_code_is_talked_to() -> Result<()> {
+    it_is_talked_to(&CLAUDE_CODE).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn codex_is_talked_to() -> Result<()> {
+    it_is_talked_to(&CODEX).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn opencode_is_talked_to() -> Result<()> {
+    it_is_talked_to(&OPEN_CODE).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hermes_is_talked_to() -> Result<()> {
+    it_is_talked_to(&HERMES).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

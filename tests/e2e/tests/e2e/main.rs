@@ -15,6 +15,7 @@ mod grant;
 mod guarantees;
 mod gvisor;
 mod identity;
+mod interactive;
 mod kinds;
 mod manifests;
 mod pool;
