@@ -64,7 +64,8 @@ pub struct AgentSessionSpec {
     #[schemars(schema_with = "schema::model")]
     pub model: Option<String>,
 
-    /// Repository that the agent works on.
+    /// Repository that the agent works on: cloned into the workspace before the harness starts, by the session's own grant; its
+    /// `branch` is pushed when the harness has ended well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repository: Option<Repository>,
 
@@ -166,7 +167,7 @@ pub struct Repository {
     #[schemars(schema_with = "schema::git_ref")]
     pub reference: Option<String>,
 
-    /// Branch that the session pushes to.
+    /// Branch that the session works on and pushes to; gone on with where it is there already. Nothing is pushed when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::git_ref")]
     pub branch: Option<String>,

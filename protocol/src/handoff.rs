@@ -92,6 +92,9 @@ pub struct Repository {
     pub r#ref: String,
     /// Branch that the session pushes to.
     pub branch: String,
+    /// Variable with the stub that git shows there; empty when the session has none for it.
+    #[serde(default)]
+    pub credential: String,
 }
 
 /// A message from the runner to the sidecar.
@@ -135,6 +138,9 @@ pub enum FromRunner {
         /// Whether it was told to end, rather than ending by itself.
         #[serde(default)]
         stopped: bool,
+        /// The branch that was pushed; empty when none was.
+        #[serde(default)]
+        branch: String,
     },
     /// A step of a checkpoint.
     Checkpoint(Step),

@@ -133,12 +133,9 @@ impl Kind {
             return Err(LaunchError::NoConversation(self.name()));
         }
         let launch = self.harness().launch(task)?;
-        let mut env = task.assignment.env.clone();
-        if !env.contains_key("GIT_CONFIG_COUNT") {
-            env.extend(safe_directory(task.workspace));
-        }
-        env.extend(launch.env);
-        env.extend(environment(task.assignment));
+        let common = environment(task.assignment, task.workspace);
+        let mut env = launch.env;
+        env.extend(common);
         Ok(Launch { env, ..launch })
     }
 
@@ -207,9 +204,12 @@ pub fn resumed(assignment: &Assignment) -> String {
     format!("{RESUMED}{missing} Go on with your task.")
 }
 
-/// What Berth itself says, over everything else.
-fn environment(assignment: &Assignment) -> BTreeMap<String, String> {
-    let mut env = BTreeMap::new();
+/// Variables of whatever is started for the session: the author's, and over them what Berth itself says.
+pub fn environment(assignment: &Assignment, workspace: &Path) -> BTreeMap<String, String> {
+    let mut env = assignment.env.clone();
+    if !env.contains_key("GIT_CONFIG_COUNT") {
+        env.extend(git_config(assignment, workspace));
+    }
     let mut set = |name: &str, value: &str| env.insert(name.to_owned(), value.to_owned());
     set("BERTH_SESSION", &assignment.name);
     set("BERTH_NAMESPACE", &assignment.namespace);
@@ -232,13 +232,39 @@ fn environment(assignment: &Assignment) -> BTreeMap<String, String> {
     env
 }
 
-/// The workspace is a volume, whose owner is root: git works in it only where it is told that it may.
-fn safe_directory(workspace: &Path) -> BTreeMap<String, String> {
-    variables([
-        ("GIT_CONFIG_COUNT", "1"),
-        ("GIT_CONFIG_KEY_0", "safe.directory"),
-        ("GIT_CONFIG_VALUE_0", &workspace.display().to_string()),
-    ])
+/// The workspace is a volume, whose owner is root: git works in it only where it is told that it may. The stub for the
+/// session's repository comes from its variable, when git asks for it; who commits, the author may say in `GIT_AUTHOR_NAME`
+/// and its like.
+fn git_config(assignment: &Assignment, workspace: &Path) -> BTreeMap<String, String> {
+    let Assignment { namespace, name, .. } = assignment;
+    let mut settings = vec![
+        ("safe.directory".to_owned(), workspace.display().to_string()),
+        ("user.name".to_owned(), name.clone()),
+        (
+            "user.email".to_owned(),
+            format!("{name}@{namespace}.sessions.berth.dev"),
+        ),
+    ];
+    if let Some(repository) = assignment.repository.as_ref().filter(|it| !it.credential.is_empty()) {
+        let helper = format!(
+            "!f() {{ test \"$1\" != get || printf 'username=agent\\npassword=%s\\n' \"${}\"; }}; f",
+            repository.credential
+        );
+        settings.push((format!("credential.{}.helper", origin(&repository.url)), helper));
+    }
+    let mut env = variables([("GIT_CONFIG_COUNT", &settings.len().to_string())]);
+    for (number, (key, value)) in settings.into_iter().enumerate() {
+        env.insert(format!("GIT_CONFIG_KEY_{number}"), key);
+        env.insert(format!("GIT_CONFIG_VALUE_{number}"), value);
+    }
+    env
+}
+
+/// Scheme, host and port of a URL: git compares them with those that it asks for.
+fn origin(url: &str) -> &str {
+    let after = url.find("://").map_or(0, |at| at + 3);
+    let end = url.get(after..).and_then(|rest| rest.find('/'));
+    end.and_then(|end| url.get(..after + end)).unwrap_or(url)
 }
 
 fn variables<const N: usize>(pairs: [(&str, &str); N]) -> BTreeMap<String, String> {

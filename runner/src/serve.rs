@@ -18,6 +18,7 @@ use crate::cli::Options;
 use crate::harness::{Launch, Task, resumed};
 use crate::link::Link;
 use crate::reap::Reaper;
+use crate::repository::Checkout;
 use crate::run::{StopSignal, answer};
 use crate::start::{Harness, NotStarted, prepare, start};
 use crate::tell::Teller;
@@ -102,7 +103,7 @@ impl<'a> Session<'a> {
     /// Restores what an earlier pod left, if there is something.
     async fn restore(&mut self) -> Next {
         let Some(from) = &self.assignment.restore else {
-            return Next::Work(self.assignment.prompt.clone());
+            return self.clone_repository().await;
         };
         let restored = {
             let (sources, exchange) = self.keeper.exchange();
@@ -142,6 +143,37 @@ impl<'a> Session<'a> {
         }
     }
 
+    fn checkout(&self) -> Option<Checkout<'a>> {
+        Checkout::of(self.reaper, self.assignment, &self.options.workspace)
+    }
+
+    /// The first pod of a run clones; later ones find it in what is restored.
+    async fn clone_repository(&mut self) -> Next {
+        let begin = || Next::Work(self.assignment.prompt.clone());
+        let Some(checkout) = self.checkout() else {
+            return begin();
+        };
+        let cloning = checkout.clone();
+        tokio::pin!(cloning);
+        let cloned = loop {
+            tokio::select! {
+                cloned = &mut cloning => break cloned,
+                Some(order) = self.link.orders.recv() => match order {
+                    ToRunner::Stop { .. } => return Next::Rest,
+                    other => answer(self.assignment.incarnation, &other, self.link),
+                },
+                () = self.stop.received() => return Next::Leave,
+            }
+        };
+        match cloned {
+            Ok(()) => begin(),
+            Err(error) => {
+                let error = error.to_string();
+                self.give_up(NotStarted { code: 128, error }).await
+            }
+        }
+    }
+
     /// One turn of the harness.
     async fn work(&mut self, prompt: &str) -> Next {
         self.place.working = true;
@@ -161,6 +193,7 @@ impl<'a> Session<'a> {
             workspace: self.options.workspace.clone(),
             incarnation: self.assignment.incarnation,
             is_last: !self.assignment.interactive,
+            checkout: self.checkout(),
         };
         let (before, newest) = (self.place.clone(), self.options.harness.newest());
         let place = || {
@@ -196,6 +229,9 @@ impl<'a> Session<'a> {
             self.say(Told::Error { message }).await;
         } else if over.code != 0 {
             let message = format!("the turn ended with exit status {}", over.code);
+            self.say(Told::Error { message }).await;
+        } else if !over.unpushed.is_empty() {
+            let message = over.unpushed;
             self.say(Told::Error { message }).await;
         }
         Next::Wait
@@ -274,6 +310,7 @@ impl<'a> Session<'a> {
             summary: String::new(),
             error,
             stopped: false,
+            branch: String::new(),
         };
         if self.link.frames.send(exited).await.is_err() {
             tracing::warn!("the end can't be told");

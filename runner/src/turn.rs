@@ -12,13 +12,16 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, timeout};
 
 use crate::link::Link;
+use crate::repository::Checkout;
 use crate::run::{StopSignal, answer};
 use crate::start::{Group, Harness};
 use crate::tell::Teller;
 use crate::{result, stream};
 
 /// A harness that was started.
-pub struct Turn {
+pub struct Turn<'a> {
+    /// The repository whose branch is pushed once it has ended well.
+    pub checkout: Option<Checkout<'a>>,
     /// Its process.
     pub harness: Harness,
     /// Reads what it prints.
@@ -32,10 +35,12 @@ pub struct Turn {
 }
 
 /// How a harness ended.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Over {
     /// Its exit status.
     pub code: i32,
+    /// Why its branch isn't pushed; empty when it is, or there is nothing to push.
+    pub unpushed: String,
     /// Somebody ended it, and the session stays.
     pub aborted: bool,
     /// It was told to end with the pod, or with the session's rest: until when there is time for a last checkpoint.
@@ -44,32 +49,36 @@ pub struct Over {
     pub leaving: bool,
 }
 
-impl Turn {
+impl Turn<'_> {
     /// Until the harness has ended and, where it is the session's end, that is told.
     pub async fn run_out(self, link: &mut Link, stop: &mut StopSignal, watch: impl Future<Output = ()>) -> Over {
         let (incarnation, group, frames) = (self.incarnation, self.harness.group(), link.frames.clone());
         let mut ending = Ending::of(group);
-        let (stopped, mut aborted, mut code) = (AtomicBool::new(false), false, 255);
+        let (stopped, mut aborted) = (AtomicBool::new(false), false);
+        let (mut code, mut unpushed) = (255, String::new());
         let life = async {
-            let is_last = self.is_last;
+            let (is_last, checkout) = (self.is_last, self.checkout);
             let (code, summary) = self.live(&frames).await;
+            let stopped = stopped.load(Ordering::Acquire);
+            let (branch, error) = push(checkout.filter(|_| code == 0 && !stopped)).await;
             let exited = FromRunner::Exited {
                 code,
                 summary,
-                error: String::new(),
-                stopped: stopped.load(Ordering::Acquire),
+                error: error.clone(),
+                stopped,
+                branch,
             };
             if is_last && frames.send(exited).await.is_err() {
                 tracing::warn!("the end can't be told");
             }
-            code
+            (code, error)
         };
         tokio::pin!(life);
         tokio::pin!(watch);
         loop {
             tokio::select! {
                 ended = &mut life => {
-                    code = ended;
+                    (code, unpushed) = ended;
                     break;
                 }
                 () = &mut watch => {}
@@ -97,6 +106,7 @@ impl Turn {
         let stopped = ending.stopped;
         Over {
             code,
+            unpushed,
             aborted,
             stopped,
             leaving: ending.settle(),
@@ -144,6 +154,17 @@ impl Turn {
                 .unwrap_or_default(),
         };
         (code, summary)
+    }
+}
+
+/// The branch that was pushed, and why none was.
+async fn push(checkout: Option<Checkout<'_>>) -> (String, String) {
+    match checkout {
+        None => (String::new(), String::new()),
+        Some(checkout) => match checkout.push().await {
+            Ok(branch) => (branch.unwrap_or_default(), String::new()),
+            Err(error) => (String::new(), error.to_string()),
+        },
     }
 }
 

@@ -150,6 +150,7 @@ async fn a_harness_gets_its_prompt_and_environment_and_its_words_and_end_are_tol
             summary: "All done: ü".to_owned(),
             error: String::new(),
             stopped: false,
+            branch: String::new(),
         }
     );
     assert_eq!(

@@ -81,6 +81,7 @@ fn exited(code: i32) -> FromRunner {
         summary: "done".to_owned(),
         error: String::new(),
         stopped: false,
+        branch: String::new(),
     }
 }
 
@@ -248,7 +249,8 @@ async fn a_restarted_agent_container_is_reported_and_not_started_again() {
         code: 255,
         summary: String::new(),
         error,
-        stopped: false,
+        stopped: true,
+        branch: String::new(),
     };
     assert_eq!(events.last().unwrap().kind, Some(Kind::Exited(expected)));
     assert!(

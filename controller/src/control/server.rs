@@ -495,6 +495,7 @@ fn told(event: &Event, at: Timestamp) -> Told {
             summary: exited.summary.clone(),
             error: exited.error.clone(),
             stopped: exited.stopped,
+            branch: exited.branch.clone(),
             ..Exited::default()
         }),
         Some(event::Kind::Restored(restored)) => What::Restored(restored.digest.clone()),

@@ -19,6 +19,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::decide::{SessionGrant, Verdict};
+use super::select::selects;
 use super::tracked;
 
 /// What a session may do, and where the values come from.
@@ -100,6 +101,23 @@ impl std::fmt::Debug for InstallKey {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.write_str("InstallKey")
     }
+}
+
+/// The credential, of those that the session lists, whose route is for git at the repository's host.
+pub fn git_credential(session: &AgentSession, bindings: &[&CredentialBinding], url: &str) -> Option<String> {
+    let url = url::Url::parse(url).ok()?;
+    let host = url.host_str()?;
+    let reaches = |pattern: &str| match pattern.strip_prefix("*.") {
+        None => pattern == host,
+        Some(parent) => host.split_once('.').is_some_and(|(_, rest)| rest == parent),
+    };
+    let is_for_it = |binding: &&&CredentialBinding| {
+        let mut routes = binding.spec.routes.iter();
+        selects(&binding.spec.subjects, session) && routes.any(|route| route.git.is_some() && reaches(&route.host))
+    };
+    let named = |binding: &&CredentialBinding| binding.spec.credential.name.clone();
+    let mut granting = bindings.iter().filter(is_for_it).map(named);
+    granting.find(|name| session.spec.credentials.iter().any(|listed| listed.name == *name))
 }
 
 /// What the agent finds in place of each credential that the session lists. The same for every incarnation, so that

@@ -248,10 +248,15 @@ async fn assign(
     let bindings: Vec<&CredentialBinding> = bindings.iter().map(|binding| &**binding).collect();
     let stubs = offer::stubs(&context.install_key, &session, &bindings);
     let restore = restore(context, snapshot, incarnation).await?;
-    let message = Message::Assignment(control::Assignment {
+    let mut assignment = control::Assignment {
         restore,
         ..assignment(&session, incarnation, stubs)
-    });
+    };
+    if let Some(repository) = &mut assignment.repository {
+        let credential = offer::git_credential(&session, &bindings, &repository.url);
+        repository.credential = credential.unwrap_or_default();
+    }
+    let message = Message::Assignment(assignment);
     // Before the push: the acknowledgement may be back before this task goes on.
     let assigned = |incarnation| {
         context.registry.update(pod_uid, |facts| facts.assigned = incarnation);
@@ -331,7 +336,12 @@ fn assignment(session: &AgentSession, incarnation: i64, stubs: BTreeMap<String, 
             .map(|variable| (variable.name.clone(), variable.value.clone()))
             .collect(),
         model: spec.model.clone().unwrap_or_default(),
-        repository: None,
+        repository: spec.repository.as_ref().map(|repository| control::Repository {
+            url: repository.url.clone(),
+            r#ref: repository.reference.clone().unwrap_or_default(),
+            branch: repository.branch.clone().unwrap_or_default(),
+            credential: String::new(),
+        }),
         command: vec![],
         stubs: stubs.into_iter().collect(),
         restore: None,

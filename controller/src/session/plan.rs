@@ -423,7 +423,13 @@ fn unusable(snapshot: &Snapshot) -> Option<(Reason, String)> {
             spec.task.retries.is_some_and(|retries| retries > 0),
             "spec.task.retries",
         ),
-        (spec.repository.is_some(), "spec.repository"),
+        (
+            spec.repository
+                .as_ref()
+                .and_then(|repository| repository.pull_request.as_ref())
+                .is_some_and(|pull_request| pull_request.open),
+            "spec.repository.pullRequest.open",
+        ),
         (spec.budget.is_some(), "spec.budget"),
         (
             lifecycle.idle_suspend_after.is_some(),

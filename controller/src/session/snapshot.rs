@@ -191,6 +191,8 @@ pub struct Exited {
     pub error: String,
     /// Whether it was told to end: its pod goes, or the session is suspended.
     pub stopped: bool,
+    /// The branch that was pushed; empty when none was.
+    pub branch: String,
     /// Number of this event: how many there are.
     pub events: i64,
     /// When it arrived.

@@ -210,7 +210,7 @@ fn next(snapshot: &Snapshot, state: &State, mut new: AgentSessionStatus) -> Agen
         }
         State::Running => new.phase = Some(Phase::Running),
         State::Finished(exited) => {
-            new.phase = Some(if exited.code == 0 {
+            new.phase = Some(if exited.code == 0 && exited.error.is_empty() {
                 Phase::Succeeded
             } else {
                 Phase::Failed
@@ -233,6 +233,7 @@ fn result(snapshot: &Snapshot, exited: &Exited) -> SessionResult {
     SessionResult {
         summary: Some(cut(&exited.summary, SUMMARY_MAX)).filter(|summary| !summary.is_empty()),
         exit_code: Some(exited.code),
+        branch: Some(exited.branch.clone()).filter(|branch| !branch.is_empty()),
         events: Some(exited.events),
         finished_at: Some(time(exited.at.unwrap_or(snapshot.now))),
         ..SessionResult::default()
@@ -320,6 +321,7 @@ fn finished(exited: &Exited) -> Vec<Wanted> {
     }
     let message = match exited.error.as_str() {
         "" => format!("the harness ended with exit status {}", exited.code),
+        error if exited.code == 0 => format!("the harness ended with exit status 0, but {error}"),
         error => format!("the harness could not be started: {error}"),
     };
     let mut wanted = stalled(Reason::HarnessFailed, &message);

@@ -103,6 +103,7 @@ pub fn for_runner(assigned: control::Assignment) -> handoff::Assignment {
             url: repository.url,
             r#ref: repository.r#ref,
             branch: repository.branch,
+            credential: repository.credential,
         }),
         restore: assigned.restore.map(relay::restore),
         checkpoints: assigned.checkpoints,

@@ -221,7 +221,8 @@ async fn carry_out(
                 code: 255,
                 summary: String::new(),
                 error,
-                stopped: false,
+                stopped: true,
+                branch: String::new(),
             })?)
         }
     }

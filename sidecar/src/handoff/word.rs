@@ -56,6 +56,7 @@ pub fn take(bond: &Bond, runner: &mut Runner, frame: FromRunner) -> Result<Resul
             summary,
             error,
             stopped,
+            branch,
         } => {
             let (summary, error) = (cut(&summary, SUMMARY_MAX), cut(&error, ERROR_MAX));
             bond.exited(HarnessExited {
@@ -63,6 +64,7 @@ pub fn take(bond: &Bond, runner: &mut Runner, frame: FromRunner) -> Result<Resul
                 summary,
                 error,
                 stopped,
+                branch: cut(&branch, ARGUMENT_MAX),
             })?;
         }
         FromRunner::Checkpoint(step) => return Ok(bond.checkpoint(step).map_err(Violation::Checkpoint)),
@@ -156,6 +158,7 @@ mod tests {
             summary: String::new(),
             error: String::new(),
             stopped: false,
+            branch: String::new(),
         };
         let said = FromRunner::Said(Said {
             told: Told::WaitingForInput,

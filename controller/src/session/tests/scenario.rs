@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use berth_crds::{
     AgentSession, AgentSessionSpec, AgentSessionStatus, Budget, ColdStart, CredentialUse, LaunchType, OnInterrupt,
-    Phase, PoolRef, Reason, Repository, Resume, SandboxStatus, SessionResult, Task, TaskMode, label,
+    Phase, PoolRef, PullRequest, Reason, Repository, Resume, SandboxStatus, SessionResult, Task, TaskMode, label,
 };
 use berth_protocol::checkpoint::About;
 use jiff::Timestamp;
@@ -380,6 +380,11 @@ fn to_go_on() -> Vec<Scenario> {
             snapshot.run.exited = Some(Exited { stopped: true, ..exited(143) });
             snapshot
         };
+        "a harness that ended well and whose branch isn't pushed has failed" => {
+            let mut snapshot = running();
+            snapshot.run.exited = Some(Exited { error: "the branch can't be pushed: no".to_owned(), ..exited(0) });
+            snapshot
+        };
         "what was restored as it was is complete" => restored(&[0xab; 32]);
         "what wasn't is incomplete" => restored(&[0xcd; 32]);
         "what was left out is named" => {
@@ -437,7 +442,10 @@ fn to_claim() -> Vec<Scenario> {
         "onInterrupt Report is" => of_spec(new(), |spec| spec.task.on_interrupt = Some(OnInterrupt::Report));
         "retries are not implemented" => of_spec(new(), |spec| spec.task.retries = Some(2));
         "zero retries are" => of_spec(new(), |spec| spec.task.retries = Some(0));
-        "a repository is not implemented" => of_spec(new(), |spec| spec.repository = Some(Repository::default()));
+        "a pull request is not implemented" => of_spec(new(), |spec| {
+            let pull_request = Some(PullRequest { open: true, base: None });
+            spec.repository = Some(Repository { pull_request, ..Repository::default() });
+        });
         "a budget is not implemented" => of_spec(new(), |spec| {
             spec.budget = Some(Budget { limit: "5".to_owned() });
         });

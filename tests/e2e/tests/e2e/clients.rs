@@ -53,7 +53,7 @@ fn answers() -> Answer {
     })
 }
 
-fn git(folder: &Path, arguments: &[&str]) -> Result<String> {
+pub(crate) fn git(folder: &Path, arguments: &[&str]) -> Result<String> {
     let identity = ["-c", "user.name=Fake", "-c", "user.email=fake@example.com"];
     let output = Command::new("git")
         .current_dir(folder)
@@ -69,7 +69,7 @@ fn git(folder: &Path, arguments: &[&str]) -> Result<String> {
 }
 
 /// A bare repository `ROOT/me/mine.git` with one commit.
-fn repository(root: &Path) -> Result<()> {
+pub(crate) fn repository(root: &Path) -> Result<()> {
     std::fs::create_dir_all(root.join("work"))?;
     git(root, &["init", "-q", "--bare", "-b", "main", "me/mine.git"])?;
     git(&root.join("me/mine.git"), &["config", "http.receivepack", "true"])?;

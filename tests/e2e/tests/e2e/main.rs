@@ -19,6 +19,7 @@ mod interactive;
 mod kinds;
 mod manifests;
 mod pool;
+mod repository;
 mod resume;
 mod session;
 mod source;
