@@ -29,6 +29,9 @@ pub enum Command {
     /// Vet a commit as a GitSource would read it, without a cluster; for the CI of a team's repository. Exit code 0:
     /// nothing is wrong; 1: something is; 2: it can't be read.
     Check(Check),
+    /// Read what was granted: whether nobody has tampered with it, and who let a session use something.
+    #[command(subcommand)]
+    Audit(Audit),
     /// Fetch one source: a request on standard input, an answer on standard output. Started by `run`.
     Fetch,
 }
@@ -143,6 +146,53 @@ pub struct Run {
     /// Folder for clones.
     #[arg(long, env = "BERTH_CACHE_DIR", default_value = "/var/cache/berth")]
     pub cache_dir: PathBuf,
+}
+
+/// `audit`.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Audit {
+    /// Check the chain of each namespace. Exit code 0: nothing is wrong; 1: something is; 2: it can't be read.
+    Verify(AuditVerify),
+    /// Say who let a session use what it used. Exit code 1: nothing is found.
+    Who(AuditWho),
+}
+
+/// `audit verify`.
+#[derive(Clone, Debug, Args)]
+pub struct AuditVerify {
+    /// PostgreSQL of the record.
+    #[arg(long, env = "BERTH_DATABASE_URL", hide_env_values = true)]
+    pub database_url: String,
+    /// One namespace; all when left out.
+    #[arg(long)]
+    pub namespace: Option<String>,
+    /// Last rows as an earlier call printed them (`--print-heads`), kept where nobody with the database's rights can change
+    /// them. Repeatable.
+    #[arg(long)]
+    pub heads: Vec<PathBuf>,
+    /// Print the last rows for a later call, as JSON.
+    #[arg(long)]
+    pub print_heads: bool,
+}
+
+/// `audit who`.
+#[derive(Clone, Debug, Args)]
+pub struct AuditWho {
+    /// PostgreSQL of the record.
+    #[arg(long, env = "BERTH_DATABASE_URL", hide_env_values = true)]
+    pub database_url: String,
+    /// Namespace of the session.
+    #[arg(long)]
+    pub namespace: String,
+    /// Name of the session.
+    #[arg(long)]
+    pub session: String,
+    /// Only uses of this host.
+    #[arg(long)]
+    pub host: Option<String>,
+    /// As JSON, a document a line.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `migrate`.

@@ -18,6 +18,7 @@ use crate::grant::evidence::ask::Evidence;
 use crate::grant::github::GitHub;
 use crate::grant::oauth2::OAuth2;
 use crate::grant::offer::InstallKey;
+use crate::grant::recorder::Recorder;
 use crate::grant::secrets::Secrets;
 use crate::lease::Leadership;
 use crate::metrics::Metrics;
@@ -85,6 +86,8 @@ pub struct Context {
     pub install_key: InstallKey,
     /// Uses of credentials for Postgres.
     pub uses: UseWriter,
+    /// Writes down what is granted.
+    pub recorder: Recorder,
     /// Checkpoints of sessions.
     pub checkpoints: Checkpoints,
     /// What people say to sessions.

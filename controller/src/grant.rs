@@ -4,7 +4,8 @@
 //! [`oauth2`]), pushes what has changed ([`push`]), and writes the statuses ([`status`]). [`policy`] says what this release
 //! makes of a GrantPolicy.
 //!
-//! Nothing of it stands in Postgres, and a value passes through a push and nowhere else.
+//! What is granted and taken away is written down in a chain of rows ([`ledger`], [`chain`], pure; [`recorder`]): the first row of
+//! a grant is committed before anybody gets it. A value passes through a push and nowhere else.
 
 pub mod reconcile;
 
@@ -31,6 +32,10 @@ pub mod offer;
 pub mod tracked;
 
 pub mod push;
+
+pub mod chain;
+pub mod ledger;
+pub mod recorder;
 
 pub mod policy;
 pub mod status;

@@ -27,6 +27,7 @@ pub mod http;
 
 pub mod answer;
 pub mod api;
+pub mod audit;
 pub mod check;
 pub mod cli;
 pub mod context;

@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use berth_controller::cli::{Check, Cli, Command};
-use berth_controller::{check, git, run, store, telemetry};
+use berth_controller::cli::{Audit, Check, Cli, Command};
+use berth_controller::{audit, check, git, run, store, telemetry};
 use clap::Parser;
 
 fn main() -> ExitCode {
@@ -18,6 +18,7 @@ fn main() -> ExitCode {
         Command::Migrate(args) => block_on(migrate(args.database_url)),
         Command::Fetch => return git::child::run(),
         Command::Check(args) => return check(&args),
+        Command::Audit(args) => return audit(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -37,6 +38,30 @@ fn check(args: &Check) -> ExitCode {
         }
         Err(error) => {
             eprintln!("{error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "a command for people")]
+fn audit(args: Audit) -> ExitCode {
+    let run = async move {
+        match args {
+            Audit::Verify(args) => audit::verify(&args).await,
+            Audit::Who(args) => audit::who(&args).await,
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let told = runtime
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| runtime.block_on(run));
+    match told {
+        Ok(told) => {
+            println!("{}", told.text);
+            ExitCode::from(u8::from(!told.is_good))
+        }
+        Err(error) => {
+            eprintln!("{error:#}");
             ExitCode::from(2)
         }
     }

@@ -42,6 +42,7 @@ use crate::git::reconcile::Sources;
 use crate::grant::evidence::ask::Evidence;
 use crate::grant::github::GitHub;
 use crate::grant::oauth2::OAuth2;
+use crate::grant::recorder::Recorder;
 use crate::grant::secrets::Secrets;
 use crate::lease::{Elector, Leadership};
 use crate::metrics::Metrics;
@@ -228,6 +229,11 @@ impl Replica {
                 self.leadership.epoch(),
                 self.database.is_some(),
                 self.metrics.uses.clone(),
+            ),
+            recorder: Recorder::new(
+                self.database.clone(),
+                i64::try_from(self.leadership.epoch()).unwrap_or(i64::MAX),
+                &self.args.pod_name,
             ),
             checkpoints: Checkpoints::new(self.database.clone()),
             inputs: Inputs::new(self.reader.clone()),

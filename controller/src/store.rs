@@ -15,6 +15,7 @@ pub mod checkpoint;
 pub mod event;
 pub mod events;
 pub mod input;
+pub mod ledger;
 pub mod read;
 pub mod revision;
 pub mod session;
@@ -42,6 +43,9 @@ pub enum StoreError {
     /// A statement failed.
     #[error("failed to write {0}")]
     Write(&'static str, #[source] sqlx::Error),
+    /// A later leader writes.
+    #[error("a later leader writes")]
+    Overtaken,
     /// A query failed.
     #[error("failed to read the record")]
     Read(#[source] sqlx::Error),

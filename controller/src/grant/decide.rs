@@ -140,6 +140,8 @@ pub struct Decisions {
     pub sessions: BTreeMap<String, Vec<SessionGrant>>,
     /// Sessions, by UID, of which a binding can't be judged yet: git or a Secret is still being read.
     pub undetermined: BTreeSet<String>,
+    /// By session UID, bindings whose new grant isn't written down yet: it keeps the one before for a moment.
+    pub kept: BTreeMap<String, BTreeSet<String>>,
     /// What each binding's status says of its grant.
     pub grants: BTreeMap<String, ToldGrant>,
     /// What forges are asked, and which of it is open.

@@ -1,6 +1,6 @@
 //! IO: one session's offer → its sidecar, when it isn't what the sidecar holds; else its lease is prolonged in time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use berth_crds::{AwsSigV4, KeyRef};
@@ -167,6 +167,12 @@ fn unusable(key: &KeyRef, why: Unusable) -> (String, ValueError) {
 pub fn holds_earlier_grants(context: &Context, pod_uid: &str) -> bool {
     let facts = context.registry.facts(pod_uid);
     facts.is_some_and(|facts| facts.assigned.is_none() && facts.acknowledged.is_some() && facts.granted.is_none())
+}
+
+/// Whether a sidecar holds something, and nothing but these credentials.
+pub fn holds_within(context: &Context, pod_uid: &str, names: &BTreeSet<&str>) -> bool {
+    let granted = context.registry.facts(pod_uid).and_then(|facts| facts.granted);
+    granted.is_some_and(|granted| granted.names.iter().all(|name| names.contains(name.as_str())))
 }
 
 /// Sees to it that a sidecar holds what it is to hold.

@@ -76,6 +76,10 @@ async fn pass(context: &Arc<Context>, namespace: &str) -> Result<Option<Duration
     let client = context.sources.client(namespace, label::CREDENTIALS_ACCOUNT);
     let client = client.map_err(|error| GrantFailure::Client(Box::new(error)))?;
     if bindings.is_empty() && bound.is_empty() {
+        let mut nothing = Decisions::default();
+        context
+            .recorder
+            .look(context, namespace, &[], &mut nothing, context.clock.now());
         retire(context, namespace, &BTreeMap::new());
         oauth2::run::retire(context, (namespace, &client), &[], &oauth2::run::Found::default());
         context.secrets.forget(namespace);
@@ -84,6 +88,9 @@ async fn pass(context: &Arc<Context>, namespace: &str) -> Result<Option<Duration
     }
     let signers = context.evidence.signers().await;
     let mut decisions = decided(context, namespace, &client, &bindings, (&bound, &sources, &signers));
+    context
+        .recorder
+        .look(context, namespace, &bindings, &mut decisions, context.clock.now());
     let (mut tokens, wanted) = tokens(context, &bindings, &decisions);
     let flows = oauth2::run::look(context, &bindings, &mut decisions, &mut tokens);
     let (keys, wait) = gateway_keys(context, namespace, (&bindings, &bound), &decisions);
@@ -258,6 +265,19 @@ async fn push_one(
         // A former leader's grants stand until this one knows better, or until their lease ends.
         return None;
     }
+    if let Some(kept) = decisions.kept.get(&bound.link.session_uid) {
+        let kept = bindings.iter().filter(|binding| kept.contains(&binding.name_any()));
+        let kept = kept.map(|binding| binding.spec.credential.name.as_str());
+        let held: BTreeSet<&str> = offer
+            .credentials
+            .iter()
+            .map(|credential| credential.name.as_str())
+            .chain(kept)
+            .collect();
+        if push::holds_within(context, &bound.pod_uid, &held) {
+            return Some(KEEP); // nothing else is taken away; the row's commit brings the next pass
+        }
+    }
     let pushed = push::push(context, (&bound.pod_uid, &bound.link), (&offer, values), lease).await;
     let namespace = &bound.link.session.namespace;
     for (key, error) in pushed.failed {
@@ -412,6 +432,8 @@ async fn write_status(
     Ok(())
 }
 
+/// A commit takes milliseconds.
+const KEEP: Duration = Duration::from_millis(500);
 /// DESIGN §7: 60 s, from 10 s to 15 min by policy.
 const LEASE: Duration = Duration::from_mins(1);
 const LEASE_MIN: Duration = Duration::from_secs(10);

@@ -16,6 +16,10 @@ pub struct Cluster {
     pub client: Client,
     /// Berth's database, as its application user.
     pub database: PgPool,
+    /// Its URL.
+    pub database_url: String,
+    /// The same as the schema's owner.
+    pub owner_database_url: String,
     /// Folder of the cluster's state.
     pub folder: PathBuf,
     /// Base URL of the forge.
@@ -37,6 +41,8 @@ pub async fn cluster() -> Result<Cluster> {
         database: PgPoolOptions::new()
             .max_connections(2)
             .connect_lazy(&variable("BERTH_DATABASE_URL")?)?,
+        database_url: variable("BERTH_DATABASE_URL")?,
+        owner_database_url: variable("BERTH_OWNER_DATABASE_URL")?,
         folder: variable("BERTH_CLUSTER_DIR")?.into(),
         forge: variable("BERTH_GITEA_URL")?,
         forge_login: (variable("BERTH_GITEA_USER")?, variable("BERTH_GITEA_PASSWORD")?),

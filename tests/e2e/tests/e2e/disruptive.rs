@@ -14,6 +14,7 @@ use kube::runtime::wait::{Condition, await_condition};
 mod admission;
 mod chart;
 mod evidence;
+mod ledger;
 mod resume;
 mod stages;
 mod vault;

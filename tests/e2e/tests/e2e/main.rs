@@ -17,6 +17,7 @@ mod gvisor;
 mod identity;
 mod interactive;
 mod kinds;
+mod ledger;
 mod manifests;
 mod pool;
 mod repository;

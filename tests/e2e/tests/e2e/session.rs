@@ -207,13 +207,14 @@ async fn a_session_made_again_under_its_name_is_another_session() -> Result<()> 
 async fn what_comes_later_is_said_and_never_ignored() -> Result<()> {
     let team = Team::create(&cluster().await?, "later").await?;
     team.apply(&team.pool(0)).await?;
-    let repository = json!({ "url": "https://forge.example.com/a/b.git" });
+    let pull_request = json!({ "open": true });
+    let repository = json!({ "url": "https://forge.example.com/a/b.git", "pullRequest": pull_request });
     let more = json!({ "repository": repository, "budget": { "limit": "5.00" } });
     team.apply(&session_with("s", "true", &more)?).await?;
     let session = team.condition("s", "Stalled", "True", "NotImplemented").await?;
     let status = serde_json::to_string(&session.status)?;
     assert!(
-        status.contains("spec.repository") && status.contains("spec.budget"),
+        status.contains("spec.repository.pullRequest.open") && status.contains("spec.budget"),
         "{status}"
     );
     team.end().await
