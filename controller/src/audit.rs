@@ -98,109 +98,134 @@ async fn all(pool: &PgPool, namespace: &str) -> anyhow::Result<Vec<Row>> {
     }
 }
 
-/// Uses of one grant by one session: as the query of docs/credentials.md has them.
-type Used = (String, String, String, String, i64, String, String, String);
+/// Uses of one grant by one session.
+#[derive(Clone, Debug, sqlx::FromRow)]
+struct Used {
+    authority: String,
+    method: String,
+    path: String,
+    session_uid: String,
+    uses: i64,
+    first: String,
+    last: String,
+    /// The row that granted it.
+    record: Option<String>,
+}
 
 /// `audit who`.
 pub async fn who(args: &AuditWho) -> anyhow::Result<Told> {
     let pool = store::open(&args.database_url)?;
-    let select = "select u.authority, u.method, min(u.path), u.session_uid, count(*), \
-            to_char(min(u.at) at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), \
-            to_char(max(u.at) at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), \
-            (select g.record from grant_event g where g.namespace = u.namespace and g.fingerprint = fingerprint.one \
-                and g.action = 'granted' and g.recorded_at <= max(u.recorded_at) order by g.number desc limit 1) \
-        from credential_use u cross join lateral unnest(u.grants) as fingerprint(one) \
-        where u.namespace = $1 and u.session = $2 and u.verdict = 'allowed' \
-            and ($3::text is null or u.authority = $3 or u.authority like $3 || ':%') \
-        group by u.authority, u.method, u.session_uid, u.namespace, fingerprint.one order by min(u.at)";
-    let query = sqlx::query_as::<_, (String, String, String, String, i64, String, String, Option<String>)>(select);
+    let query = sqlx::query_as::<_, Used>(WHO);
     let query = query.bind(&args.namespace).bind(&args.session).bind(&args.host);
     let found = query.fetch_all(&pool).await.context("uses can't be read")?;
-    let mut text = String::new();
-    for (authority, method, path, uid, count, first, last, record) in &found {
-        let used: Used = (
-            authority.clone(),
-            method.clone(),
-            path.clone(),
-            uid.clone(),
-            *count,
-            first.clone(),
-            last.clone(),
-            record.clone().unwrap_or_default(),
-        );
-        let line = if args.json {
-            document(&used)?
+    if found.is_empty() {
+        let text = format!("session {} in {} used no credential", args.session, args.namespace);
+        return Ok(Told { text, is_good: false });
+    }
+    let tell = |used: &Used| {
+        if args.json {
+            document(used).to_string()
         } else {
-            sentence(&args.session, &used)
-        };
-        writeln!(text, "{line}")?;
-    }
-    let is_good = !found.is_empty();
-    if !is_good {
-        text = format!("session {} in {} used no credential", args.session, args.namespace);
-    }
-    let text = text.trim_end().to_owned();
-    Ok(Told { text, is_good })
+            sentence(&args.session, used)
+        }
+    };
+    let lines: Vec<String> = found.iter().map(tell).collect();
+    Ok(Told {
+        text: lines.join("\n"),
+        is_good: true,
+    })
 }
 
-fn document((authority, method, path, uid, count, first, last, record): &Used) -> anyhow::Result<String> {
+const WHO: &str = "select u.authority, u.method, min(u.path) as path, u.session_uid, count(*) as uses, \
+        to_char(min(u.at) at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') as first, \
+        to_char(max(u.at) at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') as last, \
+        (select g.record from grant_event g where g.namespace = u.namespace and g.fingerprint = fingerprint.one \
+            and g.action = 'granted' and g.recorded_at <= max(u.recorded_at) order by g.number desc limit 1) as record \
+    from credential_use u cross join lateral unnest(u.grants) as fingerprint(one) \
+    where u.namespace = $1 and u.session = $2 and u.verdict = 'allowed' \
+        and ($3::text is null or u.authority = $3 or starts_with(u.authority, $3 || ':')) \
+    group by u.authority, u.method, u.session_uid, u.namespace, fingerprint.one order by min(u.at)";
+
+fn document(used: &Used) -> serde_json::Value {
+    let record = used.record.as_deref().unwrap_or_default();
     let granted: serde_json::Value = serde_json::from_str(record).unwrap_or_default();
-    let document = serde_json::json!({
-        "authority": authority, "method": method, "path": path, "sessionUID": uid, "uses": count, "first": first, "last": last,
-        "granted": granted,
-    });
-    Ok(serde_json::to_string(&document)?)
+    serde_json::json!({
+        "authority": used.authority, "method": used.method, "path": used.path, "sessionUID": used.session_uid,
+        "uses": used.uses, "first": used.first, "last": used.last, "granted": granted,
+    })
 }
 
 /// Who let it, in a sentence (research/gitops.md §4.5).
-fn sentence(session: &str, (authority, method, path, _, count, first, last, record): &Used) -> String {
-    let times = if *count == 1 {
-        format!("at {first}")
-    } else {
-        format!("{count} times from {first} to {last}")
+fn sentence(session: &str, used: &Used) -> String {
+    let Used {
+        method,
+        authority,
+        path,
+        ..
+    } = used;
+    let times = match used.uses {
+        1 => format!("at {}", used.first),
+        count => format!("{count} times from {} to {}", used.first, used.last),
     };
-    let used = format!("session {session} used {method} https://{authority}{path} {times}");
-    let Ok(entry) = serde_json::from_str::<Entry>(record) else {
-        return format!("{used}; nothing is written down of its grant");
+    let what = format!("session {session} used {method} https://{authority}{path} {times}");
+    let entry = used
+        .record
+        .as_deref()
+        .and_then(|record| serde_json::from_str::<Entry>(record).ok());
+    let Some(entry) = entry else {
+        return format!("{what}; nothing is written down of its grant");
     };
     let until = entry
         .expires_at
         .map_or_else(|| "until it is taken away".to_owned(), |at| format!("until {at}"));
-    let why = entry
-        .grant
-        .as_ref()
-        .map_or_else(|| "by the object alone".to_owned(), because);
+    let why = because(entry.grant.as_ref());
     format!(
-        "{used}: granted by binding {} at {} {until}, {why}",
+        "{what}: granted by binding {} at {} {until}, {why}",
         entry.binding, entry.at
     )
 }
 
-fn because(grant: &Grant) -> String {
-    let commit = grant.commit.as_deref().map(|commit| commit.get(..12).unwrap_or(commit));
-    let Some(commit) = commit else {
+fn because(grant: Option<&Grant>) -> String {
+    let short = |commit: &str| commit.get(..12).unwrap_or(commit).to_owned();
+    let Some((grant, commit)) = grant.and_then(|grant| Some((grant, grant.commit.as_deref()?))) else {
         return "by the object alone".to_owned();
     };
-    let author = grant
-        .author
-        .as_deref()
-        .map_or_else(String::new, |author| format!(" that {author} asked for"));
-    let pull = grant
-        .pull_request
-        .as_deref()
-        .map_or_else(String::new, |pull| format!(" in {pull}"));
-    let approved: Vec<String> = grant
-        .approvers
-        .iter()
-        .map(|approval| {
-            let head = approval.commit.get(..12).unwrap_or(&approval.commit);
-            format!("{} approved head {head}", approval.user)
-        })
-        .collect();
-    let approved = if approved.is_empty() {
-        String::new()
-    } else {
-        format!("; {}", approved.join(", "))
-    };
-    format!("because of commit {commit}{author}{pull}{approved}")
+    let mut why = format!("because of commit {}", short(commit));
+    if let Some(author) = &grant.author {
+        why = format!("{why} that {author} asked for");
+    }
+    if let Some(pull) = &grant.pull_request {
+        why = format!("{why} in {pull}");
+    }
+    for approval in &grant.approvers {
+        why = format!("{why}; {} approved head {}", approval.user, short(&approval.commit));
+    }
+    why
+}
+
+#[cfg(test)]
+mod tests {
+    use berth_crds::Approval;
+
+    use super::*;
+
+    #[test]
+    fn who_asked_and_who_approved_is_said() {
+        let approver = Approval {
+            user: "bob".to_owned(),
+            commit: "9e1d77c2a0b4ffff".to_owned(),
+            ..Approval::default()
+        };
+        let grant = Grant {
+            commit: Some("4f2c0a1b9d3effff".to_owned()),
+            pull_request: Some("https://forge.example.com/a/b/pulls/214".to_owned()),
+            author: Some("alice".to_owned()),
+            approvers: vec![approver],
+            ..Grant::default()
+        };
+        let said = "because of commit 4f2c0a1b9d3e that alice asked for in https://forge.example.com/a/b/pulls/214; \
+            bob approved head 9e1d77c2a0b4";
+        assert_eq!(because(Some(&grant)), said);
+        assert_eq!(because(None), "by the object alone");
+    }
 }

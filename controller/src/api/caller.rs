@@ -1,5 +1,7 @@
 //! Who calls, and whether they may. Kubernetes decides both: TokenReview and SubjectAccessReview; nothing is cached.
 
+use axum::extract::{FromRequestParts, Path};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, UserInfo};
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
@@ -24,6 +26,21 @@ pub struct Deed {
     pub verb: &'static str,
     /// Such as `events`.
     pub subresource: &'static str,
+}
+
+/// The session that a path names.
+#[derive(Clone, Debug)]
+pub struct OfSession(pub Name);
+
+impl<S: Send + Sync> FromRequestParts<S> for OfSession {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let path = Path::<(String, String)>::from_request_parts(parts, state).await;
+        let Path((namespace, name)) =
+            path.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, "BadRequest", error.body_text()))?;
+        Ok(Self(Name { namespace, name }))
+    }
 }
 
 impl Caller {

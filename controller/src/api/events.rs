@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
@@ -23,7 +23,7 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 
 use super::Served;
-use super::caller::{Caller, Deed};
+use super::caller::{Caller, Deed, OfSession};
 use super::problem::Problem;
 use crate::context::Context;
 use crate::session::plan::has_ended;
@@ -46,11 +46,10 @@ pub struct Asked {
 /// `GET …/events`.
 pub async fn follow(
     State(served): State<Served>,
-    Path((namespace, name)): Path<(String, String)>,
+    OfSession(session): OfSession,
     asked: Result<Query<Asked>, axum::extract::rejection::QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let session = Name { namespace, name };
     let reader = Reader::begin(&served, session, &headers, asked, EVENTS).await?;
     let told = reader.told().map(|told| {
         Ok::<_, Infallible>(match told {
@@ -72,11 +71,10 @@ pub async fn follow(
 /// `GET …/transcript`.
 pub async fn transcript(
     State(served): State<Served>,
-    Path((namespace, name)): Path<(String, String)>,
+    OfSession(session): OfSession,
     asked: Result<Query<Asked>, axum::extract::rejection::QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let session = Name { namespace, name };
     let mut reader = Reader::begin(&served, session, &headers, asked, TRANSCRIPT).await?;
     reader.follow = false;
     // A broken stream is a broken body: nobody takes a part for the whole.
@@ -150,14 +148,15 @@ impl Reader {
         caller.may(&context.client, deed, &session).await?;
         let invalid = |message: String| Problem::new(StatusCode::BAD_REQUEST, "BadRequest", message);
         let Query(asked) = asked.map_err(|error| invalid(error.body_text()))?;
-        let last = headers.get("last-event-id").and_then(|last| last.to_str().ok());
-        let after = match last.or(asked.after.as_deref()).filter(|after| !after.is_empty()) {
-            None => 0,
-            Some(after) => {
-                let number = after.parse().ok().filter(|number| *number >= 0);
-                number.ok_or_else(|| invalid(format!("{after:?} is no event's id")))?
-            }
+        let read = |id: &str| {
+            let digits = !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit());
+            let number: Option<i64> = id.parse().ok().filter(|_| digits);
+            number.ok_or_else(|| invalid(format!("{id:?} is no event's id")))
         };
+        let last = headers.get("last-event-id");
+        let last = last.map(|last| read(last.to_str().unwrap_or_default())).transpose()?;
+        let after = asked.after.as_deref().map(read).transpose()?;
+        let after = last.or(after).unwrap_or(0);
         let uid = context.caches.session(&session).and_then(|session| session.uid());
         let uid = uid.ok_or_else(|| Problem::no_session(&session))?;
         let busy = |_error| {

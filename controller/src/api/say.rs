@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use axum::Json;
+use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use berth_crds::{AgentSession, TaskMode};
 use berth_protocol::handoff::INPUT_MAX;
@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Served;
-use super::caller::{Caller, Deed};
+use super::caller::{Caller, Deed, OfSession};
 use super::problem::Problem;
 use crate::context::Context;
 use crate::control::feed;
@@ -33,19 +33,21 @@ pub struct Message {
 /// `POST …/messages`.
 pub async fn message(
     State(served): State<Served>,
-    Path((namespace, name)): Path<(String, String)>,
+    OfSession(name): OfSession,
     headers: HeaderMap,
     body: Result<Json<Message>, JsonRejection>,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
-    let name = Name { namespace, name };
     let (context, caller, session) = begin(&served, &headers, &name, MESSAGES).await?;
     let Json(Message { text }) = body.map_err(|error| invalid(error.body_text()))?;
     if text.trim().is_empty() || text.len() > INPUT_MAX {
         return Err(invalid(format!("text has 1 to {INPUT_MAX} bytes")));
     }
-    let key = headers.get("idempotency-key").and_then(|key| key.to_str().ok());
-    if key.is_some_and(|key| key.len() > KEY_MAX) {
-        return Err(invalid(format!("Idempotency-Key has at most {KEY_MAX} bytes")));
+    let key = headers
+        .get("idempotency-key")
+        .map(|key| key.to_str().unwrap_or_default());
+    if key.is_some_and(|key| key.is_empty() || key.len() > KEY_MAX || key.contains(' ')) {
+        let message = format!("Idempotency-Key has 1 to {KEY_MAX} visible ASCII characters");
+        return Err(invalid(message));
     }
     let uid = session.uid().unwrap_or_default();
     let new = NewInput {
@@ -72,10 +74,9 @@ pub async fn message(
 /// `POST …/abort`.
 pub async fn abort(
     State(served): State<Served>,
-    Path((namespace, name)): Path<(String, String)>,
+    OfSession(name): OfSession,
     headers: HeaderMap,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
-    let name = Name { namespace, name };
     let (context, caller, session) = begin(&served, &headers, &name, ABORT).await?;
     if !feed::abort(&context, &session.uid().unwrap_or_default()) {
         let message = "no pod serves the session now; try again";

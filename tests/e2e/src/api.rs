@@ -1,6 +1,6 @@
 //! A caller of Berth's API, as one who has a kubeconfig and nothing more.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context as _, Result};
 use k8s_openapi::api::core::v1::{Secret, Service, ServiceAccount};
@@ -37,6 +37,11 @@ impl Caller {
         Ok(Self { client, token })
     }
 
+    /// The token.
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
     /// A GET below `/v1/sessions/NAMESPACE/`.
     pub fn get(&self, team: &Team, path: &str) -> RequestBuilder {
         let url = format!("{URL}/v1/sessions/{}/{path}", team.namespace);
@@ -62,20 +67,25 @@ impl Caller {
 /// A client that trusts Berth's certificate and reaches its Service from the node.
 pub async fn client(team: &Team) -> Result<Client> {
     let client = team.cluster.client.clone();
-    let secrets: Api<Secret> = Api::namespaced(client.clone(), SYSTEM);
+    let secrets: Api<Secret> = Api::namespaced(client, SYSTEM);
     let data = secrets.get("berth-control-tls").await?.data.unwrap_or_default();
     let authority = Certificate::from_pem(&data.get("ca.crt").context("a CA")?.0)?;
-    let services: Api<Service> = Api::namespaced(client, SYSTEM);
+    let address = SocketAddr::new(address(team).await?, 0);
+    let client = Client::builder()
+        .tls_certs_only([authority])
+        .resolve("berth-controller.berth-system.svc", address);
+    Ok(client.build()?)
+}
+
+/// Address of Berth's Service.
+pub async fn address(team: &Team) -> Result<IpAddr> {
+    let services: Api<Service> = Api::namespaced(team.cluster.client.clone(), SYSTEM);
     let address = services
         .get("berth-controller")
         .await?
         .spec
         .and_then(|spec| spec.cluster_ip);
-    let address = SocketAddr::new(address.context("an address")?.parse()?, 0);
-    let client = Client::builder()
-        .tls_certs_only([authority])
-        .resolve("berth-controller.berth-system.svc", address);
-    Ok(client.build()?)
+    Ok(address.context("an address")?.parse()?)
 }
 
 /// The API's Service.

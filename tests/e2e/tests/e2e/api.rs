@@ -1,15 +1,16 @@
 //! The HTTP API: the same events for every reader, for those who may, of one session and no other.
 
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use berth_crds::Phase;
-use berth_e2e::api::{Caller, URL, client};
-use berth_e2e::{Team, cluster};
+use berth_e2e::api::{Caller, URL, address, client};
+use berth_e2e::{Team, cluster, session_yaml};
 use k8s_openapi::api::rbac::v1::RoleBinding;
 use kube::api::DeleteParams;
 use reqwest::StatusCode;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const TALKS: &str = "for i in $(seq 1 20); do echo line $i; sleep 0.1; done; echo trouble >&2; printf 'no \\377 text'";
 
@@ -126,6 +127,59 @@ async fn only_those_who_may_read() -> Result<()> {
     let document: Value = bare.get(format!("{URL}/openapi.json")).send().await?.json().await?;
     assert_eq!(document["openapi"], "3.1.0");
     assert!(text(&reader, &team, "s/transcript").await?.contains("secret plans"));
+    team.end().await
+}
+
+/// The document of the API with one session in its paths, and the paths that end so alone.
+fn document(namespace: &str, session: &str, ends: &[&str]) -> Result<tempfile::NamedTempFile> {
+    let whole = concat!(env!("CARGO_MANIFEST_DIR"), "/../../controller/src/api/openapi.json");
+    let mut document: Value = serde_json::from_slice(&std::fs::read(whole)?)?;
+    let parameters = &mut document["components"]["parameters"];
+    parameters["namespace"]["schema"] = json!({ "type": "string", "enum": [namespace] });
+    parameters["name"]["schema"] = json!({ "type": "string", "enum": [session] });
+    let paths = document["paths"].as_object_mut().context("paths")?;
+    paths.retain(|path, _| ends.iter().any(|end| path.ends_with(end)));
+    let file = tempfile::Builder::new().suffix(".json").tempfile()?;
+    std::fs::write(file.path(), document.to_string())?;
+    Ok(file)
+}
+
+/// schemathesis asks everything that the document allows, and much that it doesn't.
+#[tokio::test]
+async fn the_document_says_what_the_api_does() -> Result<()> {
+    let team = Team::with_pool(&cluster().await?, "document", 1).await?;
+    let caller = Caller::create(&team, "editor", "berth-edit").await?;
+    let view = json!({ "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "berth-view" });
+    let subject = json!({ "kind": "ServiceAccount", "name": "editor", "namespace": team.namespace });
+    let binding = json!({ "metadata": { "name": "view" }, "roleRef": view, "subjects": [subject] });
+    team.create_typed::<RoleBinding>(&binding).await?;
+    team.session("done", TALKS).await?;
+    team.phase("done", Phase::Succeeded).await?;
+    let mut talk: Value = serde_json::from_str(&session_yaml("s", "echo begun"))?;
+    talk["spec"]["task"]["mode"] = "Interactive".into();
+    team.apply(&talk).await?;
+    crate::interactive::waits(&team, 0).await?;
+    let folder = tempfile::tempdir()?; // it keeps notes of its own where it runs
+    for (session, ends) in [("done", ["events", "transcript"]), ("s", ["messages", "abort"])] {
+        let file = document(&team.namespace, session, &ends)?;
+        let url = format!("--url=https://{}:8444", address(&team).await?);
+        let bearer = format!("--header=Authorization: Bearer {}", caller.token());
+        let run = Command::new("schemathesis")
+            .current_dir(folder.path())
+            .args([
+                "run",
+                &url,
+                &bearer,
+                "--tls-verify=false",
+                "--max-examples=15",
+                "--generation-deterministic",
+            ])
+            .args(["--no-color", "--phases=coverage,fuzzing", "--request-timeout=10"])
+            .arg(file.path())
+            .output();
+        let run = run.context("schemathesis can't be run: tests/gallery/install")?;
+        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stdout));
+    }
     team.end().await
 }
 
