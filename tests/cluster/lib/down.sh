@@ -10,7 +10,7 @@ down() {
 	"$state/bin/kube-proxy" --cleanup --proxy-mode=nftables >>"$state/log/kube-proxy.log" 2>&1 || true
 	step "node is down"
 	local name
-	for name in coredns gitea postgres kube-apiserver etcd; do halt "$name"; done
+	for name in coredns forge-tls gitea postgres kube-apiserver etcd; do halt "$name"; done
 	step "control plane is down"
 	remove_mounts
 	remove_cgroups
@@ -23,7 +23,7 @@ down() {
 # Whatever would make new pods ends before the pods do.
 delete_pods() {
 	local name
-	for name in agent-sandbox kube-controller-manager kube-scheduler; do halt "$name"; done
+	for name in "${applier_processes[@]}" agent-sandbox kube-controller-manager kube-scheduler; do halt "$name"; done
 	alive kubelet && alive kube-apiserver || return 0
 	kubectl delete pods --all --all-namespaces --grace-period=1 --timeout=60s >/dev/null 2>&1 || true
 	step "pods are gone"

@@ -5,13 +5,18 @@ needs=(
 	containerd:containerd runc:runc /usr/lib/cni/bridge:containernetworking-plugins buildah:buildah
 	mmdebstrap:mmdebstrap nft:nftables iptables:iptables conntrack:conntrack ip:iproute2 openssl:openssl curl:curl
 	git:git psql:postgresql-client "/usr/lib/postgresql/*/bin/postgres:postgresql" cc:gcc make:make flock:util-linux
-	"/usr/lib/*/libc.a:libc6-dev" ssh:openssh-client
+	"/usr/lib/*/libc.a:libc6-dev" ssh:openssh-client stunnel:stunnel4
 )
 
 need_machine() {
-	local need what missing=()
 	command -v go >/dev/null || fail "Go is missing: install Go 1.26 or newer (https://go.dev/dl)"
-	for need in "${needs[@]}"; do
+	need_packages "${needs[@]}"
+}
+
+# need_packages WHAT:PACKAGE…
+need_packages() {
+	local need what missing=()
+	for need in "$@"; do
 		what=${need%:*}
 		case $what in
 		/*) compgen -G "$what" >/dev/null || missing+=("${need##*:}") ;;
@@ -30,17 +35,19 @@ need_machine() {
 
 # All programs under one folder, whatever the cache calls theirs.
 programs() {
-	local set folder program
+	local set
 	mkdir -p "$state/bin" "$state/log"
 	touch "$state/berth-cluster"
 	chmod 755 "$state"
-	for set in etcd kubernetes agent-sandbox coredns gitea helm; do
-		folder=$(go_set "$set")
-		for program in "$folder"/bin/*; do ln -sf "$program" "$state/bin/"; done
-	done
+	for set in etcd kubernetes agent-sandbox coredns gitea helm; do link_programs "$(go_set "$set")"; done
 	# Go names a program after its folder.
 	mv -f "$state/bin/server" "$state/bin/etcd"
 	step "programs are built"
+}
+
+link_programs() {
+	local program
+	for program in "$1"/bin/*; do ln -sf "$program" "$state/bin/"; done
 }
 
 go_set() {
@@ -67,6 +74,9 @@ network() {
 		ip addr add "$node/16" dev "$bridge"
 		ip link set "$bridge" up
 	fi
+	# The first one makes /run/netns a mount of its own, over what is mounted there by then: pods that live already could
+	# never be taken down. Tests make namespaces beside a running cluster.
+	ip netns add berth-first && ip netns delete berth-first
 	nft list table inet berth >/dev/null 2>&1 || nft -f - <<-END
 		table inet berth {
 			counter beyond {}

@@ -109,9 +109,7 @@ start_kube_proxy() {
 }
 
 add_gvisor() {
-	local folder program
-	folder=$(go_set gvisor)
-	for program in "$folder"/bin/*; do ln -sf "$program" "$state/bin/"; done
+	link_programs "$(go_set gvisor)"
 	# Server-side: two tests may add it at once.
 	kubectl apply --server-side -f "$here/manifests/gvisor.yaml" >/dev/null
 	step "RuntimeClass gvisor"

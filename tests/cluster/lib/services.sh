@@ -115,6 +115,27 @@ start_gitea() {
 	await gitea 60 curl -fsS "http://$node:3000/api/v1/version"
 }
 
+# The forge as sessions see it: a credential goes over TLS alone. Its address is the same for everyone in the cluster.
+start_forge_tls() {
+	[ -f "$pki/forge.crt" ] || certificate forge /CN=forge DNS:forge.berth-forge.svc.cluster.local
+	kubectl apply -f "$here/manifests/forge.yaml" >/dev/null
+	mkdir -p "$state/stunnel"
+	cat >"$state/stunnel/stunnel.conf" <<-END
+		foreground = yes
+		pid =
+		setuid = nobody
+		setgid = nogroup
+		[forge]
+		accept = $node:3443
+		connect = $node:3000
+		cert = $pki/forge.crt
+		key = $pki/forge.key
+	END
+	launch forge-tls stunnel "$state/stunnel/stunnel.conf"
+	await forge-tls 30 curl -fsS --cacert "$pki/ca.crt" --connect-to "::$node:3443" \
+		https://forge.berth-forge.svc.cluster.local/api/v1/version
+}
+
 install_gitea() {
 	local home=$1 module part
 	install -d -o nobody -g nogroup -m 750 "$home"
@@ -130,4 +151,22 @@ gitea() {
 	as nobody env -i PATH="$PATH" HOME="$state/gitea" GITEA_WORK_DIR="$state/gitea" \
 		"$state/gitea/gitea" --config "$state/gitea/app.ini" "$@" >>"$state/log/gitea.log" 2>&1 ||
 		fail "gitea $1 failed; see $state/log/gitea.log"
+}
+
+# --- LiteLLM ---
+
+# The program alone: tests start it, with a configuration of theirs.
+add_litellm() {
+	local version=1.106.2 folder
+	folder=$cache/litellm-$version
+	if [ ! -f "$folder/done" ]; then
+		step "installing LiteLLM: a minute, once"
+		# Debian keeps the module apart.
+		python3 -m venv "$folder" 2>/dev/null || { need_packages none:python3-venv && python3 -m venv --clear "$folder"; }
+		"$folder/bin/pip" install --quiet --disable-pip-version-check "litellm[proxy]==$version" \
+			>"$state/log/litellm.log" 2>&1 || fail "cannot install LiteLLM; see $state/log/litellm.log"
+		touch "$folder/done"
+	fi
+	ln -sf "$folder/bin/litellm" "$state/bin/"
+	step "LiteLLM"
 }
