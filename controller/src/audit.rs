@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use berth_crds::Grant;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
 
@@ -116,7 +117,9 @@ struct Used {
 pub async fn who(args: &AuditWho) -> anyhow::Result<Told> {
     let pool = store::open(&args.database_url)?;
     let query = sqlx::query_as::<_, Used>(WHO);
+    let text = |at: Option<Timestamp>| at.map(|at| at.to_string());
     let query = query.bind(&args.namespace).bind(&args.session).bind(&args.host);
+    let query = query.bind(text(args.since)).bind(text(args.until));
     let found = query.fetch_all(&pool).await.context("uses can't be read")?;
     if found.is_empty() {
         let text = format!("session {} in {} used no credential", args.session, args.namespace);
@@ -144,6 +147,7 @@ const WHO: &str = "select u.authority, u.method, min(u.path) as path, u.session_
     from credential_use u cross join lateral unnest(u.grants) as fingerprint(one) \
     where u.namespace = $1 and u.session = $2 and u.verdict = 'allowed' \
         and ($3::text is null or u.authority = $3 or starts_with(u.authority, $3 || ':')) \
+        and u.at >= coalesce($4::timestamptz, '-infinity') and u.at < coalesce($5::timestamptz, 'infinity') \
     group by u.authority, u.method, u.session_uid, u.namespace, fingerprint.one order by min(u.at)";
 
 fn document(used: &Used) -> serde_json::Value {

@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use berth_crds::{CredentialBinding, CredentialBindingSpec, Route, SourceError};
+use berth_crds::{CredentialBinding, CredentialBindingSpec, Route, SourceError, Subjects};
 use git2::Repository;
+use serde::{Deserialize, Serialize};
 
 use crate::cli::Check;
 use crate::git::declared::{Declarations, Declared, Kind};
@@ -16,7 +17,7 @@ use crate::grant::permit::Permitted;
 use crate::grant::vet::vet;
 
 /// What is to be said of a commit.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Report {
     /// Objects that a GitSource would apply.
     pub objects: usize,
@@ -29,7 +30,7 @@ pub struct Report {
 }
 
 /// A grant that a merge changes.
-#[derive(Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Change {
     /// How.
     pub how: How,
@@ -40,11 +41,15 @@ pub struct Change {
     /// What it grants, a line each.
     pub grants: Vec<String>,
     /// What a reviewer should look at.
-    pub flags: Vec<&'static str>,
+    pub flags: Vec<String>,
+    /// Name of the credential.
+    pub credential: String,
+    /// Which sessions it is meant for.
+    pub subjects: Subjects,
 }
 
 /// How a merge changes a grant.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 pub enum How {
     /// It wasn't there.
     Added,
@@ -68,22 +73,24 @@ pub fn check(args: &Check) -> Result<Report, String> {
     let paths = Paths::new(&args.include, &args.exclude)?;
     let read = |revision: &str| read(&repository, revision, &paths, &args.namespace);
     let head = read(&args.revision)?;
+    let base = args.base.as_ref().map(|base| read(base)).transpose()?;
+    Ok(report(&args.namespace, base.as_ref(), &head))
+}
+
+/// What is to be said of what a commit declares, and of how it differs from a base.
+pub fn report(namespace: &str, base: Option<&Declarations>, head: &Declarations) -> Report {
     let mut errors = head.errors.clone();
-    errors.extend(bindings(&head).flat_map(|(declared, spec)| match spec {
+    errors.extend(bindings(head).flat_map(|(declared, spec)| match spec {
         Ok(spec) => broken(declared, spec),
         Err(message) => vec![error(declared, message)],
     }));
     errors.sort_by(|one, other| one.at.cmp(&other.at));
-    let changes = match &args.base {
-        Some(base) => compare(&args.namespace, &read(base)?, &head),
-        None => Vec::new(),
-    };
-    Ok(Report {
+    Report {
         objects: head.objects.len(),
         skipped: head.skipped,
         errors,
-        changes,
-    })
+        changes: base.map_or_else(Vec::new, |base| compare(namespace, base, head)),
+    }
 }
 
 fn read(repository: &Repository, revision: &str, paths: &Paths, namespace: &str) -> Result<Declarations, String> {
@@ -174,6 +181,8 @@ fn change(how: How, declared: &Declared, spec: &CredentialBindingSpec) -> Change
         at: declared.at.clone(),
         grants: grants.collect(),
         flags: if how == How::Removed { Vec::new() } else { flags(spec) },
+        credential: name.clone(),
+        subjects: spec.subjects.clone(),
     }
 }
 
@@ -196,7 +205,7 @@ fn words(route: &Route) -> String {
     format!("{} {} {paths}", all(&route.methods), route.host)
 }
 
-fn flags(spec: &CredentialBindingSpec) -> Vec<&'static str> {
+fn flags(spec: &CredentialBindingSpec) -> Vec<String> {
     let any = |holds: fn(&Route) -> bool| spec.routes.iter().any(holds);
     let writes = |route: &Route| {
         route.git.is_none()
@@ -221,7 +230,7 @@ fn flags(spec: &CredentialBindingSpec) -> Vec<&'static str> {
     flags
         .into_iter()
         .filter(|(holds, _)| *holds)
-        .map(|(_, flag)| flag)
+        .map(|(_, flag)| flag.to_owned())
         .collect()
 }
 
@@ -237,6 +246,7 @@ impl fmt::Display for Report {
             at,
             grants,
             flags,
+            ..
         } in &self.changes
         {
             writeln!(formatter, "{} {binding} ({at})", how.word())?;
@@ -262,7 +272,8 @@ impl fmt::Display for Report {
 }
 
 impl How {
-    fn word(self) -> &'static str {
+    /// What a merge does with it.
+    pub fn word(self) -> &'static str {
         match self {
             Self::Added => "grants",
             Self::Widened => "widens",

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use jiff::Timestamp;
 
 use crate::grant::permit::DefaultPolicy;
 
@@ -128,6 +129,12 @@ pub struct Run {
     /// Network that token endpoints may be in although it isn't public. Repeatable.
     #[arg(long, env = "BERTH_TOKEN_NETWORKS", value_delimiter = ',')]
     pub token_networks: Vec<ipnet::IpNet>,
+    /// Network that git servers may be in although they usually aren't, such as 127.0.0.0/8. Repeatable.
+    #[arg(long, env = "BERTH_GIT_NETWORKS", value_delimiter = ',')]
+    pub git_networks: Vec<ipnet::IpNet>,
+    /// Days that the record keeps what a session said and used after its object is gone, 31 at least; 0 keeps it for ever.
+    #[arg(long, env = "BERTH_RETENTION_DAYS", default_value_t = 90)]
+    pub retention_days: u32,
     /// PostgreSQL of the record; without it no record is kept.
     #[arg(long, env = "BERTH_DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<String>,
@@ -190,6 +197,12 @@ pub struct AuditWho {
     /// Only uses of this host.
     #[arg(long)]
     pub host: Option<String>,
+    /// Only uses from this time on, RFC 3339: `2026-11-25T13:00:00Z`.
+    #[arg(long)]
+    pub since: Option<Timestamp>,
+    /// Only uses before this time.
+    #[arg(long)]
+    pub until: Option<Timestamp>,
     /// As JSON, a document a line.
     #[arg(long)]
     pub json: bool,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use berth_crds::{AgentSession, CredentialBinding, GrantPolicy};
+use berth_crds::{AgentPool, AgentSession, CredentialBinding, GrantPolicy};
 use jiff::Timestamp;
 use kube::Client;
 use tokio::sync::watch;
@@ -12,8 +12,10 @@ use crate::control::registry::Registry;
 use crate::control::session_link::SessionsOnPods;
 use crate::control::tls::Material;
 use crate::events::Events;
+use crate::feedback::run::Said;
 use crate::gateway::keys::Keys;
 use crate::git::reconcile::Sources;
+use crate::grant::allot::Allotments;
 use crate::grant::evidence::ask::Evidence;
 use crate::grant::github::GitHub;
 use crate::grant::oauth2::OAuth2;
@@ -23,12 +25,14 @@ use crate::grant::secrets::Secrets;
 use crate::lease::Leadership;
 use crate::metrics::Metrics;
 use crate::pool::reconcile::Pools;
-use crate::session::given_back::GivenBack;
+use crate::session::own_claims::OwnClaims;
 use crate::session::proposal::Proposals;
 use crate::session::runs::Runs;
+use crate::session::spend::Spend;
 use crate::settings::Settings;
 use crate::store::checkpoint::Checkpoints;
 use crate::store::events::EventWriter;
+use crate::store::figure::Figures;
 use crate::store::input::Inputs;
 use crate::store::read::Reader;
 use crate::store::revision::RevisionRow;
@@ -60,10 +64,18 @@ pub struct Context {
     pub written: Written<AgentSession>,
     /// Bindings as just written.
     pub written_bindings: Written<CredentialBinding>,
+    /// Pools as just written.
+    pub written_pools: Written<AgentPool>,
     /// Policies as just written.
     pub written_policies: Written<GrantPolicy>,
-    /// Claims as just given back.
-    pub given_back: GivenBack,
+    /// Claims as just made and given back.
+    pub own_claims: OwnClaims,
+    /// What sessions with a budget have spent.
+    pub spend: Spend,
+    /// What sessions hold of their namespaces' budgets.
+    pub allotments: Allotments,
+    /// What gateways say that sessions have spent.
+    pub figures: Figures,
     /// What would allow requests that were refused.
     pub proposals: Proposals,
     /// What is remembered of sources.
@@ -78,6 +90,8 @@ pub struct Context {
     pub github: GitHub,
     /// What is known of evidence.
     pub evidence: Evidence,
+    /// What was said on pull requests.
+    pub feedback: Said,
     /// Tokens of OAuth 2.0 clients.
     pub oauth2: OAuth2,
     /// Keys of model gateways.

@@ -15,6 +15,7 @@ pub mod gitea;
 pub mod github;
 
 pub mod client;
+pub mod desk;
 
 /// A pull request.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -18,6 +18,7 @@ pub mod live;
 pub mod manifest;
 pub mod mirror;
 pub mod plan;
+pub mod reach;
 pub mod reconcile;
 pub mod status;
 pub mod transport;

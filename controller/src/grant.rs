@@ -28,6 +28,8 @@ pub mod github;
 
 pub mod oauth2;
 
+pub mod allot;
+pub mod budget;
 pub mod offer;
 pub mod tracked;
 

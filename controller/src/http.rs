@@ -79,6 +79,7 @@ async fn webhook(
     let source = Name { namespace, name };
     match git::reconcile::webhook_is_authentic(&context, &source, &headers, &body).await {
         Ok(true) => {
+            context.queues.fetches.poke(source.clone());
             context.queues.sources.poke(source);
             (StatusCode::ACCEPTED, "the source will be looked at")
         }

@@ -2,7 +2,7 @@
 //!
 //! [`git`] turns commits into objects, [`pool`] turns pools into warm sandboxes, [`session`] binds sessions to them
 //! over [`control`] streams, [`grant`] says what bindings and policies do, with evidence
-//! from [`forge`]s and keys of model [`gateway`]s, [`store`] keeps the record, [`http`] answers
+//! from [`forge`]s and keys of model [`gateway`]s, [`feedback`] says so on pull requests, [`store`] keeps the record, [`http`] answers
 //! people and forges. [`run`] wires it.
 
 pub mod git;
@@ -16,6 +16,8 @@ pub mod sandbox;
 pub mod control;
 
 pub mod forge;
+
+pub mod feedback;
 
 pub mod gateway;
 

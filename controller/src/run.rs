@@ -35,10 +35,13 @@ use crate::control::server::ControlService;
 use crate::control::session_link::SessionsOnPods;
 use crate::control::tls::{self, Material};
 use crate::events::{self, Events};
+use crate::feedback;
+use crate::feedback::run::Said;
 use crate::forge::config::Forges;
 use crate::gateway::config::Gateways;
 use crate::gateway::keys::Keys;
 use crate::git::reconcile::Sources;
+use crate::grant::allot::Allotments;
 use crate::grant::evidence::ask::Evidence;
 use crate::grant::github::GitHub;
 use crate::grant::oauth2::OAuth2;
@@ -46,14 +49,18 @@ use crate::grant::recorder::Recorder;
 use crate::grant::secrets::Secrets;
 use crate::lease::{Elector, Leadership};
 use crate::metrics::Metrics;
-use crate::session::given_back::GivenBack;
+use crate::session::own_claims::OwnClaims;
 use crate::session::proposal::Proposals;
 use crate::session::runs::Runs;
+use crate::session::spend::Spend;
 use crate::settings::{Deadlines, Settings};
+use crate::store::allotment::Allotting;
 use crate::store::checkpoint::Checkpoints;
 use crate::store::events::{EventQueue, EventWriter};
+use crate::store::figure::Figures;
 use crate::store::input::Inputs;
 use crate::store::read::Reader;
+use crate::store::retention;
 use crate::store::session::SessionRow;
 use crate::store::uses::UseWriter;
 use crate::store::writer::ProjectionWriter;
@@ -219,10 +226,15 @@ impl Replica {
             written: Written::default(),
             written_bindings: Written::default(),
             written_policies: Written::default(),
+            written_pools: Written::default(),
             secrets: Secrets::default(),
             github: self.github()?,
             install_key: material.borrow().install_key.clone(),
             evidence: self.evidence()?,
+            feedback: Said::default(),
+            spend: Spend::default(),
+            figures: Figures::new(self.reader.clone()),
+            allotments: Allotments::new(Allotting::new(self.reader.clone())),
             oauth2: self.oauth2()?,
             gateway_keys: self.gateway_keys()?,
             uses: UseWriter::new(
@@ -238,7 +250,7 @@ impl Replica {
             checkpoints: Checkpoints::new(self.database.clone()),
             inputs: Inputs::new(self.reader.clone()),
             reader: Reader::new(self.reader.clone()),
-            given_back: GivenBack::default(),
+            own_claims: OwnClaims::default(),
             proposals: Proposals::default(),
             projection: ProjectionWriter::default(),
             event_writer,
@@ -256,6 +268,8 @@ impl Replica {
         if !context.gateway_keys.gateways.all().is_empty() {
             let swept = gateway::sweep::keep(Arc::clone(&context), self.cancel.clone());
             self.tracker.spawn(swept);
+            let compared = gateway::figure::keep(Arc::clone(&context), self.cancel.clone());
+            self.tracker.spawn(compared);
         }
         poke_all(&context);
         self.tracker
@@ -301,6 +315,7 @@ impl Replica {
 
     fn settings(&self) -> Settings {
         Settings {
+            git_networks: self.args.git_networks.clone(),
             namespace: self.args.namespace.clone(),
             sidecar_image: self.args.sidecar_image.clone(),
             runner_image: self.args.runner_image.clone(),
@@ -327,6 +342,10 @@ impl Replica {
                 .clone()
                 .run(database.clone(), epoch, self.cancel.clone()),
         );
+        if self.args.retention_days > 0 {
+            let kept = retention::run(database.clone(), self.args.retention_days, self.cancel.clone());
+            self.tracker.spawn(kept);
+        }
         self.tracker
             .spawn(context.uses.clone().run(database, self.cancel.clone()));
         self.tracker
@@ -347,6 +366,8 @@ impl Replica {
             sources,
             grants,
             policies,
+            fetches,
+            feedback: pull_requests,
             deleted,
         } = self.queues.clone();
         let (spawn, cancel) = (&self.tracker, &self.cancel);
@@ -371,6 +392,12 @@ impl Replica {
         spawn.spawn(work::run(policies, GRANTS_AT_ONCE, cancel.clone(), move |name| {
             grant::policy::reconcile(with(&it), name)
         }));
+        let it = with(context);
+        let fetch = move |name| git::reconcile::fetch_beside(with(&it), name);
+        spawn.spawn(work::run(fetches, SOURCES_AT_ONCE, cancel.clone(), fetch));
+        let it = with(context);
+        let speak = move |name| feedback::run::reconcile(with(&it), name);
+        spawn.spawn(work::run(pull_requests, FORGES_AT_ONCE, cancel.clone(), speak));
         let it = with(context);
         spawn.spawn(work::run(
             deleted,
@@ -453,6 +480,8 @@ fn cancel_at_signal(cancel: CancellationToken) -> anyhow::Result<impl Future<Out
 /// Identity chains are read for at most 32 sessions at a time (DESIGN §5.3).
 const SESSIONS_AT_ONCE: usize = 64;
 const POOLS_AT_ONCE: usize = 8;
+/// Conversations about pull requests, each of a source.
+const FORGES_AT_ONCE: usize = 4;
 /// Namespaces; a look reads Secrets and pushes.
 const GRANTS_AT_ONCE: usize = 8;
 /// Each look is a child process that may use a core; one more looks into pull requests.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use kube::ResourceExt;
 
-use self::snapshot::{CheckpointFacts, CheckpointWanted, Snapshot};
+use self::snapshot::{CheckpointFacts, CheckpointWanted, InputFacts, Snapshot};
 use crate::context::Context;
 use crate::telemetry::chain;
 use crate::watch::Name;
@@ -16,12 +16,13 @@ use crate::work::Outcome;
 
 pub mod act;
 pub mod claim;
-pub mod given_back;
 pub mod observe;
+pub mod own_claims;
 pub mod plan;
 pub mod proposal;
 pub mod runs;
 pub mod snapshot;
+pub mod spend;
 pub mod status;
 
 #[cfg(test)]
@@ -63,11 +64,18 @@ async fn pass(context: &Context, name: &Name) -> Outcome {
 async fn try_pass(context: &Context, name: &Name) -> Result<Option<Duration>, act::ActError> {
     let Some(mut snapshot) = observe::observe(context, name) else {
         context.written.forget(name);
-        context.given_back.forget(name);
+        context.own_claims.forget(name);
         return Ok(None);
     };
     if let Some(wanted) = plan::checkpoint_wanted(&snapshot) {
         snapshot.checkpoint = checkpoint(context, &snapshot, wanted).await;
+    }
+    if plan::rest::is_input_wanted(&snapshot) {
+        let newest = context.inputs.newest(&snapshot.session.uid().unwrap_or_default()).await;
+        snapshot.input = match newest {
+            Ok(number) => InputFacts::Newest(number),
+            Err(error) => InputFacts::Away(chain(&error)),
+        };
     }
     let plan = plan::plan(&snapshot, &context.settings.deadlines);
     act::act(context, name, &snapshot, &plan).await?;
@@ -99,6 +107,8 @@ async fn checkpoint(context: &Context, snapshot: &Snapshot, wanted: CheckpointWa
 pub fn forget(context: &Context, session_uid: &str) -> Outcome {
     context.runs.forget(session_uid);
     context.proposals.forget(session_uid);
+    context.spend.forget(session_uid);
+    context.allotments.forget(session_uid);
     context.projection.gone(session_uid);
     for pod_uid in context.sessions_on_pods.take(session_uid) {
         act::stop(context, &pod_uid, "the session was deleted");

@@ -19,6 +19,8 @@ pub struct Settings {
     pub control_url: String,
     /// Networks of the cluster, which no session reaches unless a route names them.
     pub cluster_cidrs: Vec<String>,
+    /// Networks that git servers may be in although they usually aren't.
+    pub git_networks: Vec<ipnet::IpNet>,
     /// Limits in time.
     pub deadlines: Deadlines,
     /// What bindings may grant where no GrantPolicy says `allow`.

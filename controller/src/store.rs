@@ -11,12 +11,15 @@ use sqlx::{Connection, PgConnection, PgPool};
 
 use crate::telemetry::chain;
 
+pub mod allotment;
 pub mod checkpoint;
 pub mod event;
 pub mod events;
+pub mod figure;
 pub mod input;
 pub mod ledger;
 pub mod read;
+pub mod retention;
 pub mod revision;
 pub mod session;
 pub mod uses;

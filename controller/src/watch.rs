@@ -102,6 +102,10 @@ pub struct Queues {
     pub grants: Pokes<String>,
     /// Policies to look at.
     pub policies: Pokes<Name>,
+    /// Sources to fetch while they are being applied.
+    pub fetches: Pokes<Name>,
+    /// Sources whose pull requests to speak about.
+    pub feedback: Pokes<Name>,
     /// Sessions that were deleted, by UID.
     pub deleted: Pokes<String>,
 }
@@ -226,6 +230,13 @@ impl Caches {
         let mut bindings = self.bindings.state();
         bindings.retain(|binding| binding.namespace().as_deref() == Some(namespace));
         bindings
+    }
+
+    /// The sessions of a namespace.
+    pub fn sessions_of(&self, namespace: &str) -> Vec<Arc<AgentSession>> {
+        let mut sessions = self.sessions.state();
+        sessions.retain(|session| session.namespace().as_deref() == Some(namespace));
+        sessions
     }
 
     /// The labels of a namespace, once they are known.

@@ -286,7 +286,8 @@ pub struct Subjects {
     pub all_sessions: Option<bool>,
 }
 
-/// Selects sessions by label. Never empty.
+/// Selects sessions by label. Never empty. Labels under `berth.dev/`, `kustomize.toolkit.fluxcd.io/` and
+/// `helm.toolkit.fluxcd.io/`, which are added by whoever applies a session, select nothing.
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = schema::rules(&[

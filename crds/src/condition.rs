@@ -90,6 +90,10 @@ named! {
         TranscriptOnly,
         /// The pod was lost; the session goes on in another one.
         Resuming,
+        /// The session has spent its budget.
+        BudgetExhausted,
+        /// It has waited for input for long; the next input continues it.
+        Idle,
         /// A field's value can't be used, though the schema admits it.
         InvalidSpec,
         /// No fence was asked for.
@@ -168,8 +172,12 @@ named! {
         TokenRefused,
         /// A model gateway gives the session no key; the message says why.
         GatewayRefused,
+        /// The repository is on no forge of the install's configuration.
+        ForgeUnknown,
         /// The install's configuration has no model gateway of this name.
         GatewayUnknown,
+        /// The session's budget doesn't fit into what is left of its namespace's.
+        NamespaceBudget,
         /// A model gateway can't be asked for the session's key; the message says why.
         GatewayUnreachable,
         /// A refresh token that was rotated couldn't be written back.

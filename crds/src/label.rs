@@ -5,6 +5,15 @@
 /// Prefix reserved for Berth: a committed file may not set keys under it, but for [`USER_KEYS`].
 pub const PREFIX: &str = "berth.dev/";
 
+/// Prefixes of the labels that Berth's own engine and Flux add to what they apply.
+const APPLIERS: [&str; 3] = [PREFIX, "kustomize.toolkit.fluxcd.io/", "helm.toolkit.fluxcd.io/"];
+
+/// Whether an applier adds this label to an object, whatever its document says.
+#[must_use]
+pub fn is_an_appliers(label: &str) -> bool {
+    APPLIERS.iter().any(|prefix| label.starts_with(prefix))
+}
+
 /// Keys under [`PREFIX`] that people may set in a committed file.
 pub const USER_KEYS: [&str; 1] = [REVOKE];
 

@@ -26,8 +26,8 @@ pub use binding::{
 pub use condition::{ConditionType, Reason};
 pub use harness::{Harness, HarnessKind};
 pub use policy::{
-    AllowRule, DenyRule, Evidence, GrantPolicy, GrantPolicySpec, GrantPolicyStatus, Match, OnStale, Repositories,
-    Require, Review, SessionDelivery, SourceSet, StaleAction,
+    AllowRule, DenyRule, Evidence, GrantPolicy, GrantPolicySpec, GrantPolicyStatus, Match, NamespaceBudget, OnStale,
+    Period, Repositories, Require, Review, SessionDelivery, SourceSet, StaleAction,
 };
 pub use pool::{
     AgentPool, AgentPoolSpec, AgentPoolStatus, ColdStart, Confinement, EgressRoute, EgressTls, Gateway, PoolEgress,
@@ -36,8 +36,8 @@ pub use pool::{
 pub use schema::all;
 pub use session::{
     AgentSession, AgentSessionSpec, AgentSessionStatus, Budget, CredentialUse, EnvVar, LaunchType, Lifecycle,
-    OnInterrupt, Phase, PoolRef, Proposal, PullRequest, Repository, Resume, SandboxStatus, SessionResult, SourceStatus,
-    Spend, Task, TaskMode,
+    OnInterrupt, PauseReason, Paused, Phase, PoolRef, Proposal, PullRequest, Repository, Resume, SandboxStatus,
+    SessionResult, SourceStatus, Spend, Task, TaskMode,
 };
 pub use source::{
     GitRef, GitSource, GitSourceSpec, GitSourceStatus, LocalSecretRef, SourceError, SourceMode, Verify, Webhook,

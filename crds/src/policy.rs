@@ -55,6 +55,32 @@ pub struct GrantPolicySpec {
     /// What a binding must prove.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub require: Option<Require>,
+
+    /// What the sessions of each namespace may spend on models together; of all policies that match, each holds. Sessions
+    /// there need a budget of their own, and hold the whole of it while they live.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<NamespaceBudget>,
+}
+
+/// What the sessions of a namespace may spend together.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NamespaceBudget {
+    /// US dollars as a decimal string, such as `"50.00"`.
+    #[schemars(schema_with = "schema::money")]
+    pub limit: String,
+
+    /// How long it has to last.
+    pub period: Period,
+}
+
+/// A part of the calendar, in UTC.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum Period {
+    /// From midnight to midnight.
+    Day,
+    /// From the first day to the last.
+    Month,
 }
 
 /// Which bindings a policy speaks of.

@@ -181,7 +181,8 @@ pub struct Repository {
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PullRequest {
-    /// Whether to open one when the task succeeds.
+    /// Whether to open one when the task succeeds: by the session's own credential for the repository, which needs a route
+    /// for GET and POST to the forge's list of pull requests. One that is open for the branch already is taken.
     pub open: bool,
 
     /// Branch that it asks to be merged into; the repository's default branch when left out.
@@ -230,12 +231,13 @@ pub struct Budget {
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Lifecycle {
-    /// Suspend after this long without activity.
+    /// Give the sandbox of an interactive session back once it has waited for input this long; the next input continues it
+    /// from its checkpoint. Needs `task.onInterrupt: Resume`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::duration")]
     pub idle_suspend_after: Option<Duration>,
 
-    /// Release the workspace after this long without activity.
+    /// End an interactive session once it has waited for input this long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::duration")]
     pub idle_release_after: Option<Duration>,
@@ -309,6 +311,10 @@ pub struct AgentSessionStatus {
     #[serde(default, skip_serializing_if = "schema::is_zero")]
     pub resumes: i64,
 
+    /// Why a session that has begun holds no sandbox, though nothing was lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<Paused>,
+
     /// How the task ended. The runner's word.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<SessionResult>,
@@ -333,6 +339,31 @@ pub struct AgentSessionStatus {
     /// The value of annotation `reconcile.fluxcd.io/requestedAt` that was handled last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_handled_reconcile_at: Option<String>,
+}
+
+/// Why a session rests, and since when.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Paused {
+    /// Why.
+    pub reason: PauseReason,
+
+    /// Since when it has had nothing to do.
+    pub since: Time,
+
+    /// The budget that it has spent: with another it goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::money")]
+    pub limit: Option<String>,
+}
+
+/// Why a session rests.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum PauseReason {
+    /// It has waited for input longer than `lifecycle.idleSuspendAfter`.
+    Idle,
+    /// It has spent its budget.
+    BudgetExhausted,
 }
 
 /// A refused request, and the least binding that would allow it. An agent can be prompted to ask for anything.
@@ -377,8 +408,10 @@ pub enum Phase {
     Succeeded,
     /// The task ended badly, or can't be run.
     Failed,
-    /// `spec.suspend` is set.
+    /// `spec.suspend` is set, or it has been idle for long.
     Suspended,
+    /// It has spent its budget, and goes on with a larger one.
+    Paused,
 }
 
 impl Phase {
@@ -390,6 +423,7 @@ impl Phase {
         Self::Succeeded,
         Self::Failed,
         Self::Suspended,
+        Self::Paused,
     ];
 
     /// The name in the API.
@@ -401,6 +435,7 @@ impl Phase {
             Self::Succeeded => "Succeeded",
             Self::Failed => "Failed",
             Self::Suspended => "Suspended",
+            Self::Paused => "Paused",
         }
     }
 }
@@ -516,8 +551,16 @@ pub struct SessionResult {
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Spend {
-    /// US dollars as a decimal string.
+    /// US dollars as a decimal string: by what the session's sidecars saw, and for requests whose answers didn't say by what the
+    /// gateway says.
     pub usd: String,
+    /// What the session's gateways say, asked once it has been quiet for 20 s.
+    #[serde(default, rename = "gatewayUSD", skip_serializing_if = "Option::is_none")]
+    pub gateway_usd: Option<String>,
+    /// By how much that is more than what the sidecars saw, or less: `-0.0100`. What a request may have cost at most counts as
+    /// seen.
+    #[serde(default, rename = "differenceUSD", skip_serializing_if = "Option::is_none")]
+    pub difference_usd: Option<String>,
 }
 
 /// The commit that an object came from. Says where to look; proves nothing.

@@ -197,6 +197,13 @@ impl PathPattern {
         alike && (both_end || enough(self, other) || enough(other, self))
     }
 
+    /// Whether every path that it means is one of the other's, for two that end.
+    pub fn is_within(&self, other: &Self) -> bool {
+        let mut pairs = self.segments.iter().zip(&other.segments);
+        let both_end = !self.open && !other.open && self.segments.len() == other.segments.len();
+        both_end && pairs.all(|(one, other)| *other == Segment::One || one == other)
+    }
+
     /// How narrow it is: literal segments, then all segments, then whether it ends.
     pub fn specificity(&self) -> (usize, usize, bool) {
         let literals = self.segments.iter().filter(|segment| **segment != Segment::One).count();

@@ -300,6 +300,22 @@ fn limits_on_refs_are_not_evaded_by_other_routes() {
             &[Rule::RefBypass],
         ),
         ("host: git.example.com, methods: [GET]", &[]),
+        (
+            "host: git.example.com, methods: [GET, POST], paths: [/api/v1/repos/o/r/pulls]",
+            &[],
+        ),
+        (
+            "host: git.example.com, methods: [POST], paths: ['/api/v1/repos/*/*/pulls', /api/v1/repos/o/r/contents/a]",
+            &[Rule::RefBypass],
+        ),
+        (
+            "host: git.example.com, methods: [POST], paths: ['/api/v1/repos/o/r/*']",
+            &[Rule::RefBypass],
+        ),
+        (
+            "host: git.example.com, methods: [POST, PUT], paths: [/api/v1/repos/o/r/pulls]",
+            &[Rule::RefBypass],
+        ),
     ];
     for (rest, expected) in table {
         let findings = lint(&policy(&[A], &[&git, &with_a("other", rest)]));

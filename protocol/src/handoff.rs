@@ -95,6 +95,19 @@ pub struct Repository {
     /// Variable with the stub that git shows there; empty when the session has none for it.
     #[serde(default)]
     pub credential: String,
+    /// Set when a pull request is to be opened for the branch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pull_request: Option<PullRequest>,
+}
+
+/// The pull request that is opened for a branch.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PullRequest {
+    /// Where the forge's API lists and takes pull requests of the repository.
+    pub api: String,
+    /// Branch that it is to be merged into; empty for the repository's default branch.
+    pub base: String,
 }
 
 /// A message from the runner to the sidecar.
@@ -141,6 +154,12 @@ pub enum FromRunner {
         /// The branch that was pushed; empty when none was.
         #[serde(default)]
         branch: String,
+        /// Number of its pull request; 0 when there is none.
+        #[serde(default)]
+        pull_request: u64,
+        /// The last lines of what it wrote, if it failed.
+        #[serde(default)]
+        last_lines: String,
     },
     /// A step of a checkpoint.
     Checkpoint(Step),

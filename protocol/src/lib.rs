@@ -4,9 +4,11 @@
 //! Both are versioned by [`VERSION`]. A secret value has one field, `CredentialValue.secret`, from the
 //! controller to a bound sidecar.
 
+pub mod budget;
 pub mod checkpoint;
 pub mod environment;
 pub mod handoff;
+pub mod money;
 pub mod told;
 
 /// Messages of the control stream, generated from `proto/berth/control/v1/control.proto`.

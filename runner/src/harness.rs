@@ -288,7 +288,7 @@ const RESUMED: &str = "The pod that you worked in was lost, and this is a new po
     directory were restored from a checkpoint that is some seconds older than the loss. Commands that were running have \
     ended: see what they did before you repeat one.";
 /// The sidecar's proxy listener.
-const PROXY: &str = "http://127.0.0.1:14322";
+pub const PROXY: &str = "http://127.0.0.1:14322";
 /// The agent's own servers are its own.
 const NO_PROXY: &str = "127.0.0.1,localhost";
 /// The variable with the stub of an OpenAI-shaped service's key.

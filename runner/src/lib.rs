@@ -9,6 +9,7 @@
 pub mod cli;
 pub mod harden;
 pub mod install;
+pub mod pull_request;
 pub mod repository;
 pub mod run;
 pub mod serve;

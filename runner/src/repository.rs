@@ -1,12 +1,14 @@
 //! IO: the session's repository, by the image's own git: cloned before the first turn, its branch pushed when a turn ended
-//! well. It goes through the vault as everything does; the credential is a stub that git is given by a helper.
+//! well, and its pull request opened. It goes through the vault as everything does; the credential is a stub that git is
+//! given by a helper.
 
 use std::path::Path;
 
-use berth_protocol::handoff::{Assignment, Repository};
+use berth_protocol::handoff::{Assignment, PullRequest, Repository};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use crate::harness::{Launch, environment};
+use crate::pull_request::{Proposal, open};
 use crate::reap::Reaper;
 use crate::start::start;
 
@@ -17,6 +19,17 @@ pub struct Checkout<'a> {
     assignment: &'a Assignment,
     repository: &'a Repository,
     workspace: &'a Path,
+}
+
+/// What became of a turn's commits.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Published {
+    /// The branch that has them; empty when there is nothing to push.
+    pub branch: String,
+    /// Number of its pull request; 0 when there is none.
+    pub pull_request: u64,
+    /// Why it isn't pushed, or has no pull request; empty when nothing failed.
+    pub error: String,
 }
 
 /// What git can't do, in its own words.
@@ -60,8 +73,28 @@ impl<'a> Checkout<'a> {
         self.git("the branch can't be made", &make).await.map(drop)
     }
 
-    /// Pushes what was committed to the session's branch; gives the branch, `None` when there is nothing to push.
-    pub async fn push(&self) -> Result<Option<String>, GitError> {
+    /// Pushes what was committed to the session's branch, and opens the pull request that is wanted for it.
+    pub async fn publish(&self, summary: &str) -> Published {
+        let mut published = Published::default();
+        match self.push().await {
+            Ok(Some(branch)) => published.branch = branch,
+            Ok(None) => return published,
+            Err(error) => {
+                published.error = error.to_string();
+                return published;
+            }
+        }
+        if let Some(wanted) = &self.repository.pull_request {
+            match self.propose(wanted, summary).await {
+                Ok(number) => published.pull_request = number,
+                Err(error) => published.error = error,
+            }
+        }
+        published
+    }
+
+    /// Gives the branch, `None` when nothing was committed. The agent may have pushed it already.
+    async fn push(&self) -> Result<Option<String>, GitError> {
         let branch = self.repository.branch.as_str();
         if branch.is_empty() {
             return Ok(None);
@@ -69,11 +102,53 @@ impl<'a> Checkout<'a> {
         let pushing = "the branch can't be pushed";
         let new = ["rev-list", "--count", "HEAD", "--not", "--remotes=origin"];
         if self.git(pushing, &new).await?.trim() == "0" {
-            return Ok(None);
+            let there = format!("refs/remotes/origin/{branch}");
+            let pushed = ["merge-base", "--is-ancestor", "HEAD", &there];
+            let is_pushed = self.git("", &pushed).await.is_ok();
+            return Ok(is_pushed.then(|| branch.to_owned()));
         }
         let to = format!("HEAD:refs/heads/{branch}");
         self.git(pushing, &["push", "--quiet", "origin", &to]).await?;
         Ok(Some(branch.to_owned()))
+    }
+
+    /// The pull request's number. 0 for a branch that holds nothing new.
+    async fn propose(&self, wanted: &PullRequest, summary: &str) -> Result<u64, String> {
+        let reading = "the pull request can't be written";
+        let git = async |arguments: &[&str]| self.git(reading, arguments).await.map_err(|error| error.to_string());
+        let base = match wanted.base.as_str() {
+            "" => {
+                let head = git(&["rev-parse", "--abbrev-ref", "origin/HEAD"]).await?;
+                head.trim().trim_start_matches("origin/").to_owned()
+            }
+            base => base.to_owned(),
+        };
+        let range = format!("refs/remotes/origin/{base}..HEAD");
+        let subjects = git(&["log", "--format=%s", &range, "--"]).await?;
+        if subjects.is_empty() {
+            return Ok(0);
+        }
+        let proposal = self.proposal(base, &subjects, summary);
+        let opened = open(self.assignment, wanted, &proposal).await;
+        opened.map_err(|error| error.to_string())
+    }
+
+    /// In the words of its commit where there is one alone, as `gh pr create --fill` does it, else by the branch's name.
+    fn proposal(&self, base: String, subjects: &str, summary: &str) -> Proposal {
+        let Assignment { namespace, name, .. } = self.assignment;
+        let head = self.repository.branch.clone();
+        let mut lines = subjects.lines();
+        let title = match (lines.next(), lines.next()) {
+            (Some(only), None) => only.to_owned(),
+            _ => head.clone(),
+        };
+        let body = format!("{}\n\nOpened by AgentSession {namespace}/{name}.", summary.trim_end());
+        Proposal {
+            head,
+            base,
+            title,
+            body: body.trim().to_owned(),
+        }
     }
 
     async fn git(&self, what: &'static str, arguments: &[&str]) -> Result<String, GitError> {

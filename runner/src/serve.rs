@@ -222,6 +222,10 @@ impl<'a> Session<'a> {
             return if over.leaving { Next::Leave } else { Next::Rest };
         }
         if !self.assignment.interactive {
+            // One that was refused its model has failed, and may yet go on in another pod.
+            if over.code != 0 {
+                self.keeper.last(self.place.clone(), Instant::now() + LEAVE).await;
+            }
             return Next::Rest;
         }
         if over.aborted {
@@ -311,6 +315,8 @@ impl<'a> Session<'a> {
             error,
             stopped: false,
             branch: String::new(),
+            pull_request: 0,
+            last_lines: String::new(),
         };
         if self.link.frames.send(exited).await.is_err() {
             tracing::warn!("the end can't be told");

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::tell::Teller;
 
-/// Carries one stream until its end, or until `cut` is set and nothing is there to be read.
+/// Carries one stream until its end, or until `cut` is set and nothing is there to be read; gives its last bytes.
 pub async fn carry(
     stream: u8,
     mut from: impl AsyncRead + Unpin,
@@ -19,7 +19,8 @@ pub async fn carry(
     frames: mpsc::Sender<FromRunner>,
     mut cut: watch::Receiver<bool>,
     teller: Option<&Mutex<Teller>>,
-) {
+) -> Vec<u8> {
+    let mut last = Vec::new();
     let mut piece = vec![0; MAX_OUTPUT_BYTES];
     loop {
         let read = tokio::select! {
@@ -30,9 +31,11 @@ pub async fn carry(
         let Some(piece) = piece.get(..read).filter(|piece| !piece.is_empty()) else {
             let said = teller.map(|teller| teller.lock().end());
             send(&frames, said.unwrap_or_default()).await;
-            return;
+            return last;
         };
         tee(&mut log, piece).await;
+        last.extend_from_slice(piece);
+        last.drain(..last.len().saturating_sub(LAST_MAX));
         let frame = FromRunner::Output {
             stream,
             data: BASE64_STANDARD.encode(piece),
@@ -40,10 +43,25 @@ pub async fn carry(
         // The line before what it tells.
         let said = teller.map(|teller| teller.lock().read(piece));
         if !send(&frames, [frame].into_iter().chain(said.unwrap_or_default())).await {
-            return;
+            return last;
         }
     }
 }
+
+/// The last lines that a stream had, for the session's status.
+pub fn last_lines(last: &[u8]) -> String {
+    let text = String::from_utf8_lossy(last);
+    let lines: Vec<&str> = text
+        .lines()
+        .map(str::trim_end)
+        .filter(|line| !line.is_empty())
+        .collect();
+    lines[lines.len().saturating_sub(LINES_MAX)..].join("\n")
+}
+
+/// A screenful's end; the whole is in the session's events.
+const LAST_MAX: usize = 600;
+const LINES_MAX: usize = 5;
 
 /// `false` when nobody takes them any more.
 async fn send(frames: &mpsc::Sender<FromRunner>, all: impl IntoIterator<Item = FromRunner>) -> bool {

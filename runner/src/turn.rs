@@ -1,5 +1,6 @@
 //! One harness, from its first byte to its end, however it comes: by itself, by an abort, by a stop, with the pod.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +13,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, timeout};
 
 use crate::link::Link;
-use crate::repository::Checkout;
+use crate::repository::{Checkout, Published};
 use crate::run::{StopSignal, answer};
 use crate::start::{Group, Harness};
 use crate::tell::Teller;
@@ -39,7 +40,7 @@ pub struct Turn<'a> {
 pub struct Over {
     /// Its exit status.
     pub code: i32,
-    /// Why its branch isn't pushed; empty when it is, or there is nothing to push.
+    /// Why its branch isn't pushed, or has no pull request; empty when nothing failed.
     pub unpushed: String,
     /// Somebody ended it, and the session stays.
     pub aborted: bool,
@@ -58,20 +59,25 @@ impl Turn<'_> {
         let (mut code, mut unpushed) = (255, String::new());
         let life = async {
             let (is_last, checkout) = (self.is_last, self.checkout);
-            let (code, summary) = self.live(&frames).await;
+            let (code, summary, last_lines) = self.live(&frames).await;
             let stopped = stopped.load(Ordering::Acquire);
-            let (branch, error) = push(checkout.filter(|_| code == 0 && !stopped)).await;
+            let published = match checkout.filter(|_| code == 0 && !stopped) {
+                Some(checkout) => checkout.publish(&summary).await,
+                None => Published::default(),
+            };
             let exited = FromRunner::Exited {
                 code,
                 summary,
-                error: error.clone(),
+                error: published.error.clone(),
                 stopped,
-                branch,
+                branch: published.branch,
+                pull_request: published.pull_request,
+                last_lines,
             };
             if is_last && frames.send(exited).await.is_err() {
                 tracing::warn!("the end can't be told");
             }
-            (code, error)
+            (code, published.error)
         };
         tokio::pin!(life);
         tokio::pin!(watch);
@@ -113,9 +119,10 @@ impl Turn<'_> {
         }
     }
 
-    /// From the first byte to the exit: everything that was written is carried before the end is told. Gives the exit status
-    /// and the summary.
-    async fn live(self, frames: &mpsc::Sender<FromRunner>) -> (i32, String) {
+    /// From the first byte to the exit: everything that was written is carried before the end is told. Gives the exit status,
+    /// the summary, and the last lines of one that failed and doesn't say why in its result: of its errors, or else of its
+    /// output, if that is for people.
+    async fn live(self, frames: &mpsc::Sender<FromRunner>) -> (i32, String, String) {
         let Self {
             harness,
             teller,
@@ -126,50 +133,44 @@ impl Turn<'_> {
         let (cut, seen) = watch::channel(false);
         let mut streams = JoinSet::new();
         let (told, of, end) = (teller.clone(), frames.clone(), seen.clone());
-        streams.spawn(
-            async move { stream::carry(1, harness.stdout, tokio::io::stdout(), of, end, told.as_deref()).await },
-        );
-        streams.spawn(stream::carry(
-            2,
-            harness.stderr,
-            tokio::io::stderr(),
-            frames.clone(),
-            seen,
-            None,
-        ));
+        streams.spawn(async move {
+            let (from, log) = (harness.stdout, tokio::io::stdout());
+            let last = stream::carry(1, from, log, of, end, told.as_deref()).await;
+            (1, if told.is_none() { last } else { Vec::new() })
+        });
+        let of = frames.clone();
+        streams.spawn(async move {
+            let (from, log) = (harness.stderr, tokio::io::stderr());
+            (2, stream::carry(2, from, log, of, seen, None).await)
+        });
+        let mut last = BTreeMap::new();
         let code = harness.ended.await.unwrap_or(255);
         // Whatever the harness left behind gets a moment, then goes with it, as it would with a container.
-        if timeout(LEFTOVER_GRACE, drain(&mut streams)).await.is_err() {
+        if timeout(LEFTOVER_GRACE, drain(&mut streams, &mut last)).await.is_err() {
             group.kill();
         }
-        drop(timeout(LEFTOVER_GRACE, drain(&mut streams)).await); // who left the group may still hold a pipe
+        drop(timeout(LEFTOVER_GRACE, drain(&mut streams, &mut last)).await); // who left the group may still hold a pipe
         cut.send_replace(true);
-        drain(&mut streams).await;
+        drain(&mut streams, &mut last).await;
         group.kill();
         let last_words = teller.and_then(|teller| teller.lock().result().map(str::to_owned));
+        let says_why = last_words.as_deref().is_some_and(|words| !words.is_empty());
         let summary = match last_words {
             Some(words) => words,
             None => tokio::task::spawn_blocking(move || result::summary(&workspace))
                 .await
                 .unwrap_or_default(),
         };
-        (code, summary)
+        let mut last = last.into_values().rev().map(|last| stream::last_lines(&last));
+        let last_lines = last.find(|lines| !lines.is_empty()).filter(|_| code != 0 && !says_why);
+        (code, summary, last_lines.unwrap_or_default())
     }
 }
 
-/// The branch that was pushed, and why none was.
-async fn push(checkout: Option<Checkout<'_>>) -> (String, String) {
-    match checkout {
-        None => (String::new(), String::new()),
-        Some(checkout) => match checkout.push().await {
-            Ok(branch) => (branch.unwrap_or_default(), String::new()),
-            Err(error) => (String::new(), error.to_string()),
-        },
+async fn drain(streams: &mut JoinSet<(u8, Vec<u8>)>, last: &mut BTreeMap<u8, Vec<u8>>) {
+    while let Some(ended) = streams.join_next().await {
+        last.extend(ended.ok());
     }
-}
-
-async fn drain(streams: &mut JoinSet<()>) {
-    while streams.join_next().await.is_some() {}
 }
 
 /// How far the harness is on its way out.

@@ -151,6 +151,8 @@ async fn a_harness_gets_its_prompt_and_environment_and_its_words_and_end_are_tol
             error: String::new(),
             stopped: false,
             branch: String::new(),
+            pull_request: 0,
+            last_lines: "fix team 1 http://127.0.0.1:14322 kept".to_owned(),
         }
     );
     assert_eq!(

@@ -6,6 +6,7 @@ use std::io;
 use std::sync::Arc;
 
 use berth_egress::authority::Authority;
+use berth_protocol::money::Pico;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -14,6 +15,7 @@ use tokio::time::Instant;
 use self::denials::Denials;
 use self::sink::Sink;
 use crate::clock::unix_ms;
+use crate::meter::Reservation;
 use crate::refusal::Wanted;
 
 pub mod denials;
@@ -60,6 +62,22 @@ pub struct Outcome {
     pub redactions: u64,
     /// How.
     pub ended: Ended,
+    /// What it has cost, for a session with a budget.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<Pico>,
+    /// Whether that is the most that it could be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost_is_estimate: Option<bool>,
+}
+
+/// A request would have cost more than the session may spend. Told once for each limit.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Exhausted {
+    /// When.
+    pub at: i64,
+    /// The limit.
+    pub limit: Pico,
 }
 
 /// How a use ended.
@@ -118,6 +136,8 @@ pub enum Record {
     Denied(Denied),
     /// A need that no grant covers.
     Unmet(Unmet),
+    /// The budget is used up.
+    Exhausted(Exhausted),
 }
 
 /// The trail.
@@ -150,6 +170,8 @@ pub struct Ticket {
     began: Instant,
     /// Filled in as it goes.
     pub outcome: Outcome,
+    /// What it may cost, for a session with a budget.
+    pub reserved: Option<Reservation>,
 }
 
 impl Audit {
@@ -179,7 +201,13 @@ impl Audit {
                 ended: Ended::Broken,
                 ..Outcome::default()
             },
+            reserved: None,
         })
+    }
+
+    /// The session's budget is used up.
+    pub fn exhausted(&self, limit: Pico) {
+        self.note(Record::Exhausted(Exhausted { at: unix_ms(), limit }));
     }
 
     /// A request or a tunnel wasn't passed on. Counted by host and reason: the agent can't flood the trail.
@@ -275,6 +303,10 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         let milliseconds = self.began.elapsed().as_millis();
         self.outcome.milliseconds = u64::try_from(milliseconds).unwrap_or(u64::MAX);
+        if let Some(reserved) = self.reserved.take() {
+            let cost = reserved.end(self.outcome.status, self.outcome.ended);
+            (self.outcome.cost, self.outcome.cost_is_estimate) = (Some(cost.amount), Some(cost.is_estimate));
+        }
         let outcome = std::mem::take(&mut self.outcome);
         self.audit.note(Record::Outcome(outcome));
     }

@@ -18,10 +18,12 @@ use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 
 use self::judge::Judged;
+use self::metered::Counted;
 use self::watch::{Cuts, GrantEnded, Sent};
 use crate::audit::{Ticket, Use};
 use crate::body::{Body, Fault, full};
 use crate::git;
+use crate::meter::Reservation;
 use crate::proxy::Proxy;
 use crate::redact::Patterns;
 use crate::refusal::Refusal;
@@ -32,6 +34,8 @@ use crate::upstream::{Answer, SendError};
 use crate::vault::Snapshot;
 
 pub mod judge;
+
+pub mod metered;
 
 pub mod headers;
 
@@ -51,8 +55,10 @@ pub mod upgrade;
 pub async fn answer(proxy: &Arc<Proxy>, tunnel: &Tunnel, request: Request<Incoming>) -> Response<Body> {
     let passed = if git::may_be_push(&request) {
         Box::pin(push(proxy, tunnel, request)).await // rare, and large
+    } else if proxy.meter.is_on() {
+        Box::pin(count(proxy, tunnel, request)).await
     } else {
-        pass(proxy, tunnel, request).await
+        pass(proxy, tunnel, request, None).await
     };
     match passed {
         Ok(response) => response,
@@ -66,12 +72,20 @@ pub async fn answer(proxy: &Arc<Proxy>, tunnel: &Tunnel, request: Request<Incomi
     }
 }
 
+/// A session with a budget: what a request may cost is reserved before it is sent.
+async fn count(proxy: &Arc<Proxy>, tunnel: &Tunnel, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+    match metered::begin(proxy, tunnel, request).await? {
+        Counted::No(request) => pass(proxy, tunnel, request, None).await,
+        Counted::Yes(request, reserved) => pass(proxy, tunnel, request, reserved).await,
+    }
+}
+
 /// A push of git is held and judged before anything else; nothing of it is sent until then.
 async fn push(proxy: &Arc<Proxy>, tunnel: &Tunnel, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
     let snapshot = proxy.vault.snapshot_full();
     let allowed = judge::judge(&snapshot.rules, tunnel, &request)?.allowed;
     let Some(limits) = allowed.git.as_ref().filter(|git| git.step == GitStep::Push) else {
-        return pass(proxy, tunnel, request).await;
+        return pass(proxy, tunnel, request, None).await;
     };
     let cuts = Standing::of(&snapshot, &allowed)?.cuts;
     let verdict = tokio::select! {
@@ -79,7 +93,7 @@ async fn push(proxy: &Arc<Proxy>, tunnel: &Tunnel, request: Request<Incoming>) -
         () = cuts.cut() => return Err(Refusal::denied(GrantEnded.to_string())),
     };
     match verdict {
-        git::Verdict::Passed(request) => pass(proxy, tunnel, request).await,
+        git::Verdict::Passed(request) => pass(proxy, tunnel, request, None).await,
         git::Verdict::Refused { reason, response } => {
             proxy.audit.denied(&tunnel.authority, &reason);
             Ok(response)
@@ -87,7 +101,12 @@ async fn push(proxy: &Arc<Proxy>, tunnel: &Tunnel, request: Request<Incoming>) -
     }
 }
 
-async fn pass<B>(proxy: &Arc<Proxy>, tunnel: &Tunnel, mut request: Request<B>) -> Result<Response<Body>, Refusal>
+async fn pass<B>(
+    proxy: &Arc<Proxy>,
+    tunnel: &Tunnel,
+    mut request: Request<B>,
+    reserved: Option<Reservation>,
+) -> Result<Response<Body>, Refusal>
 where
     B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Fault>,
@@ -106,11 +125,18 @@ where
         standing,
         aws,
     };
-    let ticket = plan.write_down(request.method().as_str())?;
+    let mut ticket = plan.write_down(request.method().as_str())?;
+    if let Some(ticket) = &mut ticket {
+        ticket.reserved = reserved;
+    }
     let (request, sent) = plan.prepare(request).await?;
     let key = plan.key()?;
+    sends(&mut ticket, true);
     let answer = plan.send(&key, request).await;
-    let answer = answer.map_err(|error| Refusal::upstream(crate::chain(&error)))?;
+    let answer = answer.map_err(|error| {
+        sends(&mut ticket, !error.is_unsent());
+        Refusal::upstream(crate::chain(&error))
+    })?;
     if let (Some(upstream), Some(agent)) = (answer.upgrade, upgrade) {
         let (patterns, cuts) = (plan.patterns(), plan.standing.cuts);
         return Ok(upgrade::relay(
@@ -124,6 +150,13 @@ where
     let response = git::for_agent(&plan.judged.allowed, &plan.judged.target, answer.response)?;
     let response = tokens::for_agent(&plan, response).await?;
     clean::clean(response, &plan, ticket, sent)
+}
+
+/// What was reserved for a request is due from when that leaves.
+fn sends(ticket: &mut Option<Ticket>, sent: bool) {
+    if let Some(reserved) = ticket.as_mut().and_then(|ticket| ticket.reserved.as_mut()) {
+        reserved.sends(sent);
+    }
 }
 
 /// What a request's grants stand on at this moment.

@@ -19,6 +19,7 @@ pub mod tunnel;
 
 pub mod exchange;
 pub mod git;
+pub mod meter;
 pub mod refusal;
 
 pub mod vault;

@@ -6,6 +6,7 @@ use tokio::sync::Semaphore;
 
 use crate::audit::Audit;
 use crate::git::Pushes;
+use crate::meter::Meter;
 use crate::tunnel::leaf::Leaves;
 use crate::upstream::Upstream;
 use crate::vault::{Offer, Problem, Vault};
@@ -20,6 +21,8 @@ pub struct Proxy {
     pub upstream: Upstream,
     /// What was used.
     pub audit: Arc<Audit>,
+    /// What is spent.
+    pub meter: Arc<Meter>,
     /// Where pushes are held.
     pub pushes: Pushes,
     /// Open tunnels.
@@ -36,9 +39,19 @@ impl Proxy {
             leaves,
             upstream,
             audit,
+            meter: Arc::default(),
             pushes,
             tunnels: Arc::new(Semaphore::new(TUNNELS_MAX)),
             held: Arc::new(Semaphore::new(HELD_MAX >> 10)),
+        }
+    }
+
+    /// With what was spent by an earlier process.
+    #[must_use]
+    pub fn with_meter(self, meter: Meter) -> Self {
+        Self {
+            meter: Arc::new(meter),
+            ..self
         }
     }
 

@@ -7,6 +7,7 @@ use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 
 use crate::body::{Body, full};
+use crate::meter::Unaffordable;
 
 /// A request that isn't passed on.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -82,6 +83,20 @@ impl Refusal {
         }
     }
 
+    /// It could cost more than the session may spend, or nobody knows what. OpenAI's and Anthropic's programs show a message
+    /// in this place.
+    pub fn unaffordable(why: &Unaffordable) -> Self {
+        Self {
+            status: match why {
+                Unaffordable::Exhausted { .. } => StatusCode::PAYMENT_REQUIRED,
+                Unaffordable::NoPrice(_) => StatusCode::FORBIDDEN,
+            },
+            error: BUDGET,
+            reason: why.to_string(),
+            wanted: None,
+        }
+    }
+
     /// The sidecar can't do it now.
     pub fn unavailable(reason: impl Into<String>) -> Self {
         Self {
@@ -123,7 +138,12 @@ impl Refusal {
 
     /// As the agent sees it.
     pub fn response(&self) -> Response<Body> {
-        let body = serde_json::json!({ "error": self.error, "reason": self.reason });
+        let body = if self.error == BUDGET {
+            let error = serde_json::json!({ "type": BUDGET, "code": BUDGET, "message": self.reason });
+            serde_json::json!({ "type": "error", "error": error, "reason": self.reason })
+        } else {
+            serde_json::json!({ "error": self.error, "reason": self.reason })
+        };
         let mut response = Response::new(full(format!("{body}\n")));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
@@ -146,5 +166,6 @@ impl From<&Denial> for Refusal {
     }
 }
 
+const BUDGET: &str = "budget_exhausted";
 /// Holds the reason.
 const REASON: HeaderName = HeaderName::from_static("berth-denied");

@@ -29,6 +29,7 @@ use crate::handoff::socket::{self, SocketError};
 use crate::handoff::trust;
 use crate::harden::harden;
 use crate::listen::{self, Entrance, ListenError};
+use crate::meter::Meter;
 use crate::proxy::Proxy;
 use crate::tunnel::ca::{Ca, CaError};
 use crate::tunnel::leaf::{LeafError, Leaves};
@@ -108,7 +109,8 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<(),
     let key = StreamKey::open(&options.place.state)?;
     let bond = Arc::new(Bond::open(&options.place.state)?);
     let audit = Arc::new(Audit::new(Sink::spool(&options.place.state).map_err(RunError::Audit)?));
-    let proxy = Arc::new(build(&options.place, audit)?);
+    let meter = Meter::kept(&options.place.state);
+    let proxy = Arc::new(build(&options.place, audit)?.with_meter(meter));
     let mut parts = serve(&options.place, &proxy).await?.parts;
     let (socket, held) = (socket::listen(&options.place.handoff)?, Arc::clone(&bond));
     parts.spawn(async move { Ok(socket::serve(socket, held).await?) });

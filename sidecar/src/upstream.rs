@@ -50,6 +50,13 @@ pub enum SendError {
     Broken(#[source] hyper::Error),
 }
 
+impl SendError {
+    /// Whether nothing of the request has reached anybody.
+    pub fn is_unsent(&self) -> bool {
+        matches!(self, Self::Dial(_) | Self::Begin(_) | Self::Http1Only(_))
+    }
+}
+
 /// An answer, and the connection of one that agrees to another protocol.
 pub struct Answer {
     /// Head and body.

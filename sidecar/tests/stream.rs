@@ -82,6 +82,8 @@ fn exited(code: i32) -> FromRunner {
         error: String::new(),
         stopped: false,
         branch: String::new(),
+        pull_request: 0,
+        last_lines: String::new(),
     }
 }
 
@@ -251,6 +253,8 @@ async fn a_restarted_agent_container_is_reported_and_not_started_again() {
         error,
         stopped: true,
         branch: String::new(),
+        pull_request: 0,
+        last_lines: String::new(),
     };
     assert_eq!(events.last().unwrap().kind, Some(Kind::Exited(expected)));
     assert!(

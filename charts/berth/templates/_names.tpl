@@ -51,6 +51,7 @@ spec:
 {{- range .Values.forges -}}
 {{- $forge := pick . "name" "type" "url" "apiURL" "agents" "teams" "machineKeys" -}}
 {{- if .token -}}{{- $_ := set $forge "tokenFile" (printf "/etc/berth/forges/%s/token" .name) -}}{{- end -}}
+{{- if .feedbackToken -}}{{- $_ := set $forge "feedbackTokenFile" (printf "/etc/berth/forges/%s/feedback-token" .name) -}}{{- end -}}
 {{- if .ca -}}{{- $_ := set $forge "caFile" (printf "/etc/berth/forges/%s/ca.crt" .name) -}}{{- end -}}
 {{- $forges = append $forges $forge -}}
 {{- end -}}

@@ -67,7 +67,7 @@ pub async fn message(
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, "StoreUnavailable", message)
         }
     })?;
-    feed::said(&context, &uid);
+    feed::said(&context, &name, &uid);
     Ok((StatusCode::ACCEPTED, Json(json!({ "number": number }))))
 }
 

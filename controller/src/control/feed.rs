@@ -8,6 +8,7 @@ use berth_protocol::control::{Abort, Input, to_sidecar::Message};
 use super::session_link::Link;
 use crate::context::Context;
 use crate::telemetry::chain;
+use crate::watch::Name;
 
 /// The pod waits for what comes after this input: gives it, if it is there.
 pub async fn feed(context: Arc<Context>, pod_uid: String, link: Link, after: u64) {
@@ -41,8 +42,9 @@ pub async fn feed(context: Arc<Context>, pod_uid: String, link: Link, after: u64
     context.queues.sessions.poke(link.session);
 }
 
-/// Something was said to a session: a pod that waits for it gets it.
-pub fn said(context: &Arc<Context>, session_uid: &str) {
+/// Something was said to a session: a pod that waits for it gets it, and one that rests goes on.
+pub fn said(context: &Arc<Context>, session: &Name, session_uid: &str) {
+    context.queues.sessions.poke(session.clone());
     for (pod_uid, link) in context.sessions_on_pods.of_session(session_uid) {
         let waits = context.registry.facts(&pod_uid).and_then(|facts| facts.waits);
         if let Some(after) = waits {

@@ -30,6 +30,7 @@ use crate::context::Context;
 use crate::session::proposal::{Unmet, propose};
 use crate::session::runs::{Told, What};
 use crate::session::snapshot::Exited;
+use crate::session::spend::Told as Spent;
 use crate::store::event::NewEvent;
 use crate::store::uses::NoRoom;
 use crate::watch::Name;
@@ -355,6 +356,14 @@ impl AttachedStream {
         if let Some(unmet) = Unmet::read(&trail.record) {
             self.propose(&link, &unmet);
         }
+        if let Some(told) = Spent::read(&trail.record)
+            && self
+                .context
+                .spend
+                .tell(&link.session_uid, link.incarnation, told, self.context.clock.now())
+        {
+            self.context.queues.sessions.poke(link.session.clone());
+        }
         let put = self.context.uses.put(&link, &self.pod.uid, trail, &self.sender);
         put.map_err(|NoRoom| "the audit trail waits for the database; it is told anew")
     }
@@ -496,6 +505,8 @@ fn told(event: &Event, at: Timestamp) -> Told {
             error: exited.error.clone(),
             stopped: exited.stopped,
             branch: exited.branch.clone(),
+            pull_request: exited.pull_request,
+            last_lines: exited.last_lines.clone(),
             ..Exited::default()
         }),
         Some(event::Kind::Restored(restored)) => What::Restored(restored.digest.clone()),

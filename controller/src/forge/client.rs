@@ -2,12 +2,14 @@
 //! a bound; no redirect is followed, and the token goes to the configured API alone.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::redirect::Policy;
-use reqwest::{Certificate, Client, Response, StatusCode};
+use reqwest::{Certificate, Client, Method, Response, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
 use url::Url;
 
 use super::config::Forge;
@@ -62,7 +64,7 @@ pub enum ForgeError {
         wait: Duration,
     },
     /// It says no.
-    #[error("forge {forge} refuses {what}: {status}; its token has to be able to read it")]
+    #[error("forge {forge} refuses {what}: {status}; its token has to be allowed it")]
     Refused {
         /// Which forge.
         forge: String,
@@ -98,17 +100,22 @@ pub struct Asking<'a> {
 }
 
 impl<'a> Asking<'a> {
-    /// With the token and the certificates as they are now.
+    /// With the token that reads, and the certificates, as they are now.
     pub async fn begin(forge: &'a Forge) -> Result<Self, ForgeError> {
+        Self::with(forge, forge.token_file.as_ref()).await
+    }
+
+    /// With another token.
+    pub async fn with(forge: &'a Forge, token: Option<&PathBuf>) -> Result<Self, ForgeError> {
         let name = || forge.name.clone();
-        let read = async |file: Option<&std::path::PathBuf>, what| match file {
+        let read = async |file: Option<&PathBuf>, what| match file {
             None => Ok(None),
             Some(file) => tokio::fs::read_to_string(file)
                 .await
                 .map(Some)
                 .map_err(|_unsaid| ForgeError::File { forge: name(), what }),
         };
-        let token = read(forge.token_file.as_ref(), "token").await?;
+        let token = read(token, "token").await?;
         let ca = read(forge.ca_file.as_ref(), "certificates").await?;
         let mut builder = Client::builder()
             .user_agent("berth-controller")
@@ -235,7 +242,8 @@ impl<'a> Asking<'a> {
         Ok(reviews)
     }
 
-    async fn may_write(&self, path: &str, user: &str) -> Result<bool, ForgeError> {
+    /// Whether a user may write to a repository.
+    pub async fn may_write(&self, path: &str, user: &str) -> Result<bool, ForgeError> {
         let dialect = self.forge.dialect();
         let what = format!("what {user} may do");
         if !is_plain(user) {
@@ -290,13 +298,35 @@ impl<'a> Asking<'a> {
     }
 
     /// What has to be there.
-    async fn found(&self, path: &str, what: &str) -> Result<Vec<u8>, ForgeError> {
+    pub(super) async fn found(&self, path: &str, what: &str) -> Result<Vec<u8>, ForgeError> {
         let found = self.get(path, what).await?;
         found.ok_or_else(|| self.refused(what, StatusCode::NOT_FOUND))
     }
 
     /// The body of an answer; `None` for 404.
     async fn get(&self, path: &str, what: &str) -> Result<Option<Vec<u8>>, ForgeError> {
+        self.request(Method::GET, path, None, what).await
+    }
+
+    /// Writes something that has to have its place.
+    pub(super) async fn write(
+        &self,
+        method: Method,
+        path: &str,
+        body: &Value,
+        what: &str,
+    ) -> Result<Vec<u8>, ForgeError> {
+        let written = self.request(method, path, Some(body), what).await?;
+        written.ok_or_else(|| self.refused(what, StatusCode::NOT_FOUND))
+    }
+
+    async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body_of: Option<&Value>,
+        what: &str,
+    ) -> Result<Option<Vec<u8>>, ForgeError> {
         let unusable = || ForgeError::Answer {
             forge: self.forge.name.clone(),
             what: what.to_owned(),
@@ -307,7 +337,11 @@ impl<'a> Asking<'a> {
             forge: self.forge.name.clone(),
             source,
         };
-        let mut request = self.http.get(url).header(ACCEPT, self.forge.dialect().accept());
+        let mut request = self.http.request(method, url);
+        request = request.header(ACCEPT, self.forge.dialect().accept());
+        if let Some(body) = body_of {
+            request = request.json(body);
+        }
         if let Some(token) = &self.token {
             let value = format!("{} {}", self.forge.dialect().authorization(), token.expose_secret());
             let mut value = HeaderValue::from_str(&value).map_err(|_unsaid| ForgeError::File {
@@ -328,7 +362,7 @@ impl<'a> Asking<'a> {
         match status {
             StatusCode::NOT_FOUND => Ok(None),
             StatusCode::NO_CONTENT => Ok(Some(Vec::new())),
-            StatusCode::OK => {
+            StatusCode::OK | StatusCode::CREATED => {
                 let body = body(&mut answer).await.map_err(reach)?;
                 body.map(Some).ok_or_else(unusable)
             }
@@ -351,7 +385,7 @@ impl<'a> Asking<'a> {
         }
     }
 
-    fn read<T>(&self, answer: serde_json::Result<T>, what: &str) -> Result<T, ForgeError> {
+    pub(super) fn read<T>(&self, answer: serde_json::Result<T>, what: &str) -> Result<T, ForgeError> {
         // The error may quote what the forge said.
         answer.map_err(|_unsaid| ForgeError::Answer {
             forge: self.forge.name.clone(),

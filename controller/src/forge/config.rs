@@ -30,6 +30,9 @@ pub struct Forge {
     /// File with a token that may read repositories, pull requests and teams.
     #[serde(default)]
     pub token_file: Option<PathBuf>,
+    /// File with a token that may write comments and commit statuses; without it nothing is said on pull requests.
+    #[serde(default)]
+    pub feedback_token_file: Option<PathBuf>,
     /// File with certificates (PEM) that it is verified by besides the public ones.
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
@@ -83,6 +86,15 @@ pub struct Place {
     pub forge: String,
     /// `owner/name`.
     pub path: String,
+}
+
+/// Where the pull requests of a repository are.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Pulls {
+    /// Where the API lists and takes them: Gitea's and GitHub's have the same path there.
+    pub api: String,
+    /// Where people look at them; a slash and the number follow.
+    pub page: String,
 }
 
 fn url<'de, D: Deserializer<'de>>(text: D) -> Result<Url, D::Error> {
@@ -158,6 +170,18 @@ impl Forges {
         self.0.iter().find_map(found)
     }
 
+    /// Where the pull requests of a clone URL's repository are.
+    pub fn pulls(&self, url: &str) -> Option<Pulls> {
+        let place = self.place(url)?;
+        let forge = self.named(&place.forge)?;
+        let (api, page) = (forge.api(), forge.dialect().pull_pages());
+        let trimmed = |url: &Url| url.as_str().trim_end_matches('/').to_owned();
+        Some(Pulls {
+            api: format!("{}/repos/{}/pulls", trimmed(&api), place.path),
+            page: format!("{}/{}/{page}", trimmed(&forge.url), place.path),
+        })
+    }
+
     /// Keys that no person has.
     pub fn machine_keys(&self) -> Vec<String> {
         self.0.iter().flat_map(|forge| forge.machine_keys.clone()).collect()
@@ -224,6 +248,30 @@ mod tests {
         for (url, expected) in cases {
             assert_eq!(found(url).as_deref(), expected, "{url}");
         }
+    }
+
+    #[test]
+    fn pull_requests_are_where_the_kind_of_forge_has_them() {
+        let hub = serde_json::json!({"name": "hub", "type": "GitHub", "url": "https://github.com"});
+        let forges = Forges::new(vec![
+            forge("main", "https://git.example.com/forge/"),
+            serde_json::from_value(hub).unwrap(),
+        ])
+        .unwrap();
+        let pulls = |url: &str| forges.pulls(url).map(|pulls| (pulls.api, pulls.page));
+        let pair = |api: &str, page: &str| Some((api.to_owned(), page.to_owned()));
+        assert_eq!(
+            pulls("https://git.example.com/forge/a/b.git"),
+            pair(
+                "https://git.example.com/forge/api/v1/repos/a/b/pulls",
+                "https://git.example.com/forge/a/b/pulls"
+            )
+        );
+        assert_eq!(
+            pulls("https://github.com/a/b"),
+            pair("https://api.github.com/repos/a/b/pulls", "https://github.com/a/b/pull")
+        );
+        assert_eq!(pulls("https://elsewhere.example.com/a/b"), None);
     }
 
     #[test]

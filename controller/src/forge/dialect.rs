@@ -34,6 +34,9 @@ pub trait Dialect: Send + Sync {
     /// Where its API usually is.
     fn api(&self, url: &Url) -> Url;
 
+    /// Below a repository's page: where people look at its pull requests.
+    fn pull_pages(&self) -> &'static str;
+
     /// Scheme of the `Authorization` header.
     fn authorization(&self) -> &'static str;
 

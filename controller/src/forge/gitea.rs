@@ -92,6 +92,10 @@ impl Dialect for Gitea {
         api
     }
 
+    fn pull_pages(&self) -> &'static str {
+        "pulls"
+    }
+
     fn authorization(&self) -> &'static str {
         "token"
     }

@@ -104,6 +104,10 @@ impl Dialect for GitHub {
         api
     }
 
+    fn pull_pages(&self) -> &'static str {
+        "pull"
+    }
+
     fn authorization(&self) -> &'static str {
         "Bearer"
     }

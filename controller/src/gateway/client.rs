@@ -1,4 +1,4 @@
-//! IO: LiteLLM's four key routes, asked as its admin. Shapes and refusals are those of its source
+//! IO: LiteLLM's key routes, asked as its admin. Shapes and refusals are those of its source
 //! (litellm/proxy/management_endpoints/key_management_endpoints.py, 1.110); the tests play its part by that, as its database
 //! engine comes from no package registry.
 //!
@@ -11,13 +11,17 @@ use berth_crds::Reason;
 use berth_outbound::endpoint::EndpointError;
 use berth_outbound::identity::Roots;
 use berth_outbound::post::{Ask, Caller, PostError};
+use berth_protocol::budget::Price;
+use berth_protocol::money::Pico;
 use http::header::{HeaderValue, InvalidHeaderValue};
 use http::{Method, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
 use super::config::Gateway;
 use super::key::{self, Wanted};
+use super::price;
 use crate::context::NotLeading;
 use crate::grant::oauth2::ask::Leads;
 
@@ -203,6 +207,27 @@ impl<'a> Asking<'a> {
             }
         }
         Ok(found)
+    }
+
+    /// What a key has spent; `None` for one that isn't there. It is named by the hash that LiteLLM has of it: a URL stands in logs.
+    pub async fn spent(&self, value: &SecretString) -> Result<Option<Pico>, GatewayError> {
+        let hash = hex::encode(Sha256::digest(value.expose_secret()));
+        let route = format!("/key/info?key={hash}");
+        let Some(answer) = self.ask(Method::GET, &route, None, value).await? else {
+            return Ok(None);
+        };
+        let spent = answer.get("info").and_then(|info| info.get("spend")?.as_f64());
+        let spent = spent.and_then(Pico::from_dollars);
+        spent.map(Some).ok_or_else(|| self.answer("/key/info"))
+    }
+
+    /// What its models cost.
+    pub async fn prices(&self) -> Result<Vec<Price>, GatewayError> {
+        let answer = self
+            .ask(Method::GET, "/model/info", None, &SecretString::default())
+            .await?;
+        let read = answer.as_ref().and_then(price::read);
+        read.ok_or_else(|| self.answer("/model/info"))
     }
 
     /// Whether there was such a key.

@@ -5,11 +5,13 @@
 //! forget by itself isn't tried for ever.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use berth_crds::{AgentSession, Phase, Reason};
 use berth_outbound::oauth2::renewal;
 use berth_outbound::post::Caller;
+use berth_protocol::budget::Price;
 use jiff::{SignedDuration, Timestamp};
 use kube::Resource;
 use parking_lot::Mutex;
@@ -29,6 +31,8 @@ pub struct Keys {
     /// How many are asked at a time.
     pub at_once: Semaphore,
     states: Mutex<HashMap<KeyId, State>>,
+    /// What their models cost, by the gateway, as it was asked last.
+    prices: Mutex<HashMap<String, Arc<Vec<Price>>>>,
     /// What is being asked for: one request at a time for each key.
     busy: Mutex<HashSet<KeyId>>,
 }
@@ -138,7 +142,9 @@ pub fn fate(standing: Standing<'_>) -> Fate {
         return Fate::Delete;
     }
     // A pod whose stream is away holds on to what it was granted, until its lease ends.
-    let rests = status.is_none_or(|status| status.sandbox.is_none() || status.phase == Some(Phase::Suspended));
+    let rests = status.is_none_or(|status| {
+        status.sandbox.is_none() || status.paused.is_some() || status.phase == Some(Phase::Suspended)
+    });
     if standing.is_judged || rests {
         Fate::Block
     } else {
@@ -154,6 +160,7 @@ impl Keys {
             caller,
             at_once: Semaphore::new(AT_ONCE),
             states: Mutex::default(),
+            prices: Mutex::default(),
             busy: Mutex::default(),
         }
     }
@@ -199,6 +206,25 @@ impl Keys {
             is_kept.then(|| (state.credential.clone(), failure.trouble.clone()))
         });
         failed.collect()
+    }
+
+    /// The keys of a session that the gateways may have, the session's name, and the credential that each is.
+    pub fn of_session(&self, session_uid: &str) -> Vec<(KeyId, Name, String)> {
+        let states = self.states.lock();
+        let theirs = states.iter().filter(|(id, _)| id.session_uid == session_uid);
+        theirs
+            .map(|(id, state)| (id.clone(), state.session.clone(), state.credential.clone()))
+            .collect()
+    }
+
+    /// What the models of a gateway cost, once it was asked.
+    pub fn prices(&self, gateway: &str) -> Option<Arc<Vec<Price>>> {
+        self.prices.lock().get(gateway).map(Arc::clone)
+    }
+
+    /// A gateway has said what its models cost.
+    pub fn are_priced(&self, gateway: &str, prices: Vec<Price>) {
+        self.prices.lock().insert(gateway.to_owned(), Arc::new(prices));
     }
 
     /// Whether to ask now: nobody else does.

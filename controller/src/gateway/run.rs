@@ -103,19 +103,26 @@ impl Found {
 
     /// Looks at the keys that are wanted no more. `judged`: sessions, by UID, of which this leader knows what they may use.
     pub fn end(&mut self, context: &Context, namespace: &str, judged: &HashSet<&str>) {
+        let now = context.clock.now();
         let bindings = context.caches.bindings_of(namespace);
         let bindings: HashSet<String> = bindings.iter().filter_map(|binding| binding.uid()).collect();
         let fate = |id: &KeyId, session: &Name| {
             let session = context.caches.session(session);
             let session = session.filter(|session| session.uid().as_deref() == Some(&id.session_uid));
-            fate(Standing {
+            let fate = fate(Standing {
                 session: session.as_deref(),
                 binding_lives: bindings.contains(&id.binding_uid),
                 is_judged: judged.contains(id.session_uid.as_str()),
-            })
+            });
+            // A session that is over is asked about once more before its key goes.
+            let is_asked = session.is_some() && context.spend.awaits_figure(&id.session_uid, now);
+            match fate {
+                Fate::Delete if is_asked => Fate::Block,
+                fate => fate,
+            }
         };
         let keys = &context.gateway_keys;
-        let (over, wait) = keys.unwanted(namespace, &self.wanted, fate, context.clock.now());
+        let (over, wait) = keys.unwanted(namespace, &self.wanted, fate, now);
         self.over = over;
         if let Some(wait) = wait {
             self.waits(wait);
@@ -140,6 +147,11 @@ impl Found {
 async fn keep(context: Arc<Context>, wanted: Wanted, is_there: bool) {
     let value = key::value(&context.install_key, &wanted.id);
     let kept = with(&context, &wanted.id.gateway, async |asking| {
+        // Prices change; a session with a budget counts by those of its key's last renewal.
+        if wanted.terms.budget.is_some() {
+            let prices = asking.prices().await?;
+            context.gateway_keys.are_priced(&wanted.id.gateway, prices);
+        }
         asking.keep(&wanted, &value, is_there).await
     });
     let kept = kept.await;
@@ -184,7 +196,7 @@ async fn end(context: Arc<Context>, unwanted: Unwanted) {
 }
 
 /// Asks a gateway, a few at a time.
-async fn with<T>(
+pub async fn with<T>(
     context: &Context,
     gateway: &str,
     ask: impl AsyncFnOnce(Asking<'_>) -> Result<T, GatewayError>,

@@ -24,9 +24,10 @@ pub fn run() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let answer = match &request.inspect {
-        Some(wanted) => inspect::inspect(&request, wanted).map(Answer::Inspected),
-        None => fetch(&request).map(Answer::Tip),
+    let answer = match (&request.inspect, &request.preview) {
+        (Some(wanted), _) => inspect::inspect(&request, wanted).map(Answer::Inspected),
+        (None, Some(wanted)) => inspect::preview(&request, wanted).map(Answer::Previewed),
+        (None, None) => fetch(&request).map(Answer::Tip),
     };
     let answer = answer.unwrap_or_else(Answer::Failed);
     let mut output = io::stdout().lock();

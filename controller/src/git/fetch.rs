@@ -1,5 +1,6 @@
 //! Starts the child that fetches one source, within limits of time, memory and files.
 
+use crate::check::Report;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -30,7 +31,7 @@ pub async fn fetch(program: &Path, request: &Request) -> Result<Tip, FetchError>
     match answer(program, request).await? {
         Answer::Tip(tip) => Ok(tip),
         Answer::Failed(why) => Err(FetchError::Refused(why)),
-        Answer::Inspected(_) => Err(FetchError::Child("it answered something else".to_owned())),
+        _ => Err(FetchError::Child("it answered something else".to_owned())),
     }
 }
 
@@ -39,7 +40,16 @@ pub async fn inspect(program: &Path, request: &Request) -> Result<Inspected, Fet
     match answer(program, request).await? {
         Answer::Inspected(inspected) => Ok(inspected),
         Answer::Failed(why) => Err(FetchError::Refused(why)),
-        Answer::Tip(_) => Err(FetchError::Child("it answered something else".to_owned())),
+        _ => Err(FetchError::Child("it answered something else".to_owned())),
+    }
+}
+
+/// Reads what a pull request changes, in the same way.
+pub async fn preview(program: &Path, request: &Request) -> Result<Report, FetchError> {
+    match answer(program, request).await? {
+        Answer::Previewed(report) => Ok(report),
+        Answer::Failed(why) => Err(FetchError::Refused(why)),
+        _ => Err(FetchError::Child("it answered something else".to_owned())),
     }
 }
 

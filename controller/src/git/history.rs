@@ -1,7 +1,6 @@
 //! The last commit that changed each document, along the first parents: merges count as the change that they brought.
 
 use std::collections::{BTreeMap, HashSet};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use git2::{Commit, Oid, Repository, Tree};
@@ -31,9 +30,9 @@ pub fn attribute(
         }
         let parent = commit.parent(0).ok();
         let before = parent.as_ref().and_then(|parent| parent.tree().ok());
-        for path in changed(repository, &commit, before.as_ref()) {
+        for (path, old) in changed(repository, &commit, before.as_ref()) {
             let Some(objects) = left.remove(&path) else { continue };
-            let known = hashes(repository, before.as_ref(), &path, namespace);
+            let known = hashes(repository, old, namespace);
             let (same, new): (Vec<_>, Vec<_>) = objects.into_iter().partition(|object| known.contains(&object.sha256));
             for object in new {
                 name(object, &commit);
@@ -50,21 +49,27 @@ pub fn attribute(
     left.into_values().flatten().for_each(|object| name(object, &commit));
 }
 
-/// Paths that differ between a commit and its first parent. Folders that are the same aren't opened.
-fn changed(repository: &Repository, commit: &Commit<'_>, before: Option<&Tree<'_>>) -> Vec<String> {
+/// Paths that differ between a commit and its first parent, with the blob that was there: a path looked up costs its whole
+/// folder. Folders that are the same aren't opened.
+fn changed(repository: &Repository, commit: &Commit<'_>, before: Option<&Tree<'_>>) -> Vec<(String, Oid)> {
     let tree = commit.tree().ok();
     let Ok(diff) = repository.diff_tree_to_tree(before, tree.as_ref(), None) else {
         return vec![];
     };
-    let path = |delta: git2::DiffDelta<'_>| delta.new_file().path()?.to_str().map(str::to_owned);
+    let path = |delta: git2::DiffDelta<'_>| {
+        let path = delta.new_file().path()?.to_str()?.to_owned();
+        Some((path, delta.old_file().id()))
+    };
     diff.deltas().filter_map(path).collect()
 }
 
 /// Hashes of what a file declared before.
-fn hashes(repository: &Repository, tree: Option<&Tree<'_>>, path: &str, namespace: &str) -> HashSet<String> {
-    let entry = tree.and_then(|tree| tree.get_path(Path::new(path)).ok());
-    let blob = entry.and_then(|entry| repository.find_blob(entry.id()).ok());
-    let small = blob.filter(|blob| blob.size() <= super::tree::FILE_MAX);
+fn hashes(repository: &Repository, old: Oid, namespace: &str) -> HashSet<String> {
+    // One that is new has none: its id is zero.
+    let small = repository
+        .find_blob(old)
+        .ok()
+        .filter(|blob| blob.size() <= super::tree::FILE_MAX);
     let text = small.and_then(|blob| String::from_utf8(blob.content().to_vec()).ok());
     text.map(|text| manifest::hashes(&text, namespace))
         .unwrap_or_default()

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use berth_crds::CredentialBindingSpec;
-use git2::{Commit, Oid, Repository, Tree};
+use git2::{Commit, Oid, Repository};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -251,12 +251,12 @@ impl History<'_> {
     /// Where the parent holds exactly one document of the binding that grants at least as much, among what has changed:
     /// at the same path, or moved from another.
     fn before(&mut self, parent: Option<&Commit<'_>>, changed: &mut Changed, tracked: &Tracked) -> Option<String> {
-        let tree = parent?.tree().ok()?;
+        parent?;
         if changed.before.is_none() {
             let mut before: HashMap<String, Vec<(String, Fingerprint)>> = HashMap::new();
-            for place in changed.old.clone() {
+            for (place, blob) in changed.old.clone() {
                 for (name, fingerprint) in self
-                    .documents(&tree, &place)
+                    .documents(blob, &place)
                     .iter()
                     .flat_map(|documents| documents.iter())
                 {
@@ -273,15 +273,14 @@ impl History<'_> {
     }
 
     /// The bindings that a file declares.
-    fn documents(&mut self, tree: &Tree<'_>, path: &str) -> Option<Documents> {
+    fn documents(&mut self, blob: Oid, path: &str) -> Option<Documents> {
         if !self.paths.wanted(path) {
             return None;
         }
-        let entry = tree.get_path(Path::new(path)).ok()?;
-        if let Some(read) = self.read.get(&entry.id()) {
+        if let Some(read) = self.read.get(&blob) {
             return Some(Rc::clone(read));
         }
-        let blob = self.repository.find_blob(entry.id()).ok()?;
+        let blob = self.repository.find_blob(blob).ok()?;
         if blob.size() > super::tree::FILE_MAX {
             return None; // a fetch wouldn't have read it either
         }
@@ -303,7 +302,7 @@ impl History<'_> {
         if self.read.values().map(|documents| documents.len()).sum::<usize>() + read.len() > HELD_MAX {
             self.read.clear();
         }
-        self.read.insert(entry.id(), Rc::clone(&read));
+        self.read.insert(blob.id(), Rc::clone(&read));
         Some(read)
     }
 
@@ -322,9 +321,9 @@ impl History<'_> {
         for delta in diff.deltas() {
             let path = |file: git2::DiffFile<'_>| file.path().and_then(|path| path.to_str().map(str::to_owned));
             changed.new.extend(path(delta.new_file()));
-            changed
-                .old
-                .extend(path(delta.old_file()).filter(|_| !delta.old_file().id().is_zero()));
+            let old = delta.old_file().id();
+            let there = path(delta.old_file()).filter(|_| !old.is_zero());
+            changed.old.extend(there.map(|path| (path, old)));
         }
         changed
     }
@@ -334,8 +333,8 @@ impl History<'_> {
 #[derive(Default)]
 struct Changed {
     new: Vec<String>,
-    /// Those that the parent has.
-    old: Vec<String>,
+    /// Those that the parent has, with its blobs: a path looked up costs its whole folder.
+    old: Vec<(String, Oid)>,
     /// The bindings that the parent has there, by name, once one was looked for.
     before: Option<HashMap<String, Vec<(String, Fingerprint)>>>,
 }

@@ -22,7 +22,8 @@ use super::live::live;
 use super::plan::{Prune, plan};
 use super::status::{Handled, State, status};
 use super::webhook;
-use super::wire::{Inspect, Inspected, Request};
+use super::wire::{Inspect, Inspected, Preview, Request};
+use crate::check::Report;
 use crate::context::{Context, NotLeading};
 use crate::grant::evidence::ask::Evidence;
 use crate::grant::tip::{SourceTip, TipObjects};
@@ -39,6 +40,8 @@ pub struct Sources {
     inner: Mutex<HashMap<Name, Memory>>,
     /// One at a time looks into pull requests, so that fetches of branches keep their memory and cores.
     inspecting: tokio::sync::Mutex<()>,
+    /// The same for what is said on pull requests: no grant waits for that.
+    previewing: tokio::sync::Mutex<()>,
 }
 
 #[derive(Clone, Default)]
@@ -50,6 +53,12 @@ struct Memory {
     fetched: Option<Instant>,
     /// A webhook came.
     asked: bool,
+    /// Fetches that were asked for lately: a few may follow each other at once.
+    burst: Burst,
+    /// A pass is applying what it has read: meanwhile [`fetch_beside`] fetches.
+    applying: bool,
+    /// One fetch at a time.
+    turn: Arc<tokio::sync::Mutex<()>>,
     tip: Option<Arc<Held>>,
     /// When the branch was last fetched.
     verified_at: Option<Timestamp>,
@@ -83,10 +92,38 @@ impl Held {
 }
 
 impl Memory {
-    /// From one fetch to the next: however often a forge or a person asks, one a second.
+    /// From one fetch to the next: however often a forge or a person asks, one a second, after a few at once.
     fn wait(&self, source: &GitSource, interval: Duration) -> Duration {
         let asked = self.asked || self.requested != requested(source);
-        if asked { SPACING } else { interval }
+        match (asked, self.burst.is_used_up(Instant::now())) {
+            (false, _) => interval,
+            (true, true) => SPACING,
+            (true, false) => SOON,
+        }
+    }
+}
+
+/// A bucket of fetches: a branch that is pushed, reviewed and merged tells of itself three times in a second.
+#[derive(Clone, Copy, Default)]
+struct Burst {
+    used: f64,
+    at: Option<Instant>,
+}
+
+impl Burst {
+    fn used(self, now: Instant) -> f64 {
+        let since = self
+            .at
+            .map_or(0.0, |at| now.saturating_duration_since(at).as_secs_f64());
+        (self.used - since / SPACING.as_secs_f64()).max(0.0)
+    }
+
+    fn is_used_up(self, now: Instant) -> bool {
+        self.used(now) > BURST - 1.0
+    }
+
+    fn uses(&mut self, now: Instant) {
+        (self.used, self.at) = (self.used(now) + 1.0, Some(now));
     }
 }
 
@@ -104,6 +141,7 @@ impl Sources {
             cache: cache.to_owned(),
             inner: Mutex::default(),
             inspecting: tokio::sync::Mutex::default(),
+            previewing: tokio::sync::Mutex::default(),
         }
     }
 
@@ -168,6 +206,23 @@ impl Sources {
         let _one = self.inspecting.lock().await;
         let inspected = fetch::inspect(&self.program, &request).await;
         inspected.map_err(|error| error.to_string())
+    }
+
+    /// What a pull request changes, by the same clone.
+    pub async fn preview(&self, context: &Context, source: &GitSource, wanted: Preview) -> Result<Report, String> {
+        let request = Request {
+            preview: Some(wanted),
+            ..request(context, source).await?
+        };
+        let _one = self.previewing.lock().await;
+        let previewed = fetch::preview(&self.program, &request).await;
+        previewed.map_err(|error| error.to_string())
+    }
+
+    /// The commit that is held of a source.
+    pub fn tip(&self, name: &Name) -> Option<String> {
+        let inner = self.inner.lock();
+        Some(inner.get(name)?.tip.as_ref()?.commit.clone())
     }
 
     /// A webhook of this source came: the next look fetches.
@@ -264,19 +319,52 @@ async fn handle(
     name: &Name,
     source: &GitSource,
 ) -> Result<(State, Option<Duration>), SourceFailure> {
-    let memory = context.sources.memory(name, source);
-    let interval = source.spec.interval.map_or(INTERVAL, Duration::from).max(INTERVAL_MIN);
-    let held = match held(context, name, source, (&memory, interval)).await {
+    let told = context.sources.memory(name, source).told;
+    let interval = interval(source);
+    let held = match held(context, name, source, interval).await {
         Ok(held) => held,
         Err(why) => return Ok((State::Failed(Reason::FetchFailed, why), Some(jittered(interval)))),
     };
     let handled = carry_out(context, source, &held).await?;
-    let told = announce(context, name, source, &handled, memory.told);
+    let told = announce(context, name, source, &handled, told);
     context.sources.update(name, |memory| memory.told = Some(told));
     let memory = context.sources.memory(name, source);
     let wait = memory.wait(source, interval);
     let left = memory.fetched.map_or(wait, |at| wait.saturating_sub(at.elapsed()));
     Ok((State::Handled(Box::new(handled)), Some(jittered(left.max(SOON)))))
+}
+
+fn interval(source: &GitSource) -> Duration {
+    source.spec.interval.map_or(INTERVAL, Duration::from).max(INTERVAL_MIN)
+}
+
+/// Fetches a source while its pass applies what it has read: two thousand objects take their time, and a revert that comes
+/// meanwhile doesn't wait for them. The pass that follows applies what is found.
+pub async fn fetch_beside(context: Arc<Context>, name: Name) -> Outcome {
+    let Some(source) = context.caches.source(&name) else {
+        return Outcome::Done;
+    };
+    let memory = context.sources.memory(&name, &source);
+    let same = memory.generation == source.metadata.generation.unwrap_or(0);
+    if !memory.applying || !same || source.spec.suspend || source.spec.verify.is_some() {
+        return Outcome::Done;
+    }
+    let (interval, before) = (interval(&source), context.sources.tip(&name));
+    if let Err(why) = held(&context, &name, &source, interval).await {
+        tracing::debug!(
+            source.namespace = name.namespace,
+            source.name = name.name,
+            why,
+            "not fetched; the pass tries again"
+        );
+    }
+    if context.sources.tip(&name) != before {
+        context.queues.sources.poke(name.clone());
+    }
+    let memory = context.sources.memory(&name, &source);
+    let wait = memory.wait(&source, interval);
+    let left = memory.fetched.map_or(wait, |at| wait.saturating_sub(at.elapsed()));
+    Outcome::Again(left.max(SOON))
 }
 
 /// Up to a tenth more, so that sources made together don't fetch together for ever.
@@ -285,12 +373,10 @@ fn jittered(wait: Duration) -> Duration {
 }
 
 /// The tip: fetched when it is due or asked for, else as it is held.
-async fn held(
-    context: &Context,
-    name: &Name,
-    source: &GitSource,
-    (memory, interval): (&Memory, Duration),
-) -> Result<Arc<Held>, String> {
+async fn held(context: &Context, name: &Name, source: &GitSource, interval: Duration) -> Result<Arc<Held>, String> {
+    let turn = context.sources.memory(name, source).turn;
+    let _turn = turn.lock().await;
+    let memory = context.sources.memory(name, source); // as another fetch may have left it
     let generation = source.metadata.generation.unwrap_or(0);
     let due = memory
         .fetched
@@ -300,6 +386,9 @@ async fn held(
         return Ok(tip);
     }
     context.sources.update(name, |memory| {
+        if memory.asked || memory.requested != requested(source) {
+            memory.burst.uses(Instant::now());
+        }
         memory.asked = false;
         memory.fetched = Some(Instant::now());
         memory.requested = requested(source);
@@ -316,6 +405,7 @@ async fn held(
     });
     // Revocations don't wait for the applies that follow.
     context.queues.grants.poke(name.namespace.clone());
+    context.queues.feedback.poke_after(name.clone(), AFTERWARDS);
     Ok(held)
 }
 
@@ -331,6 +421,7 @@ async fn request(context: &Context, source: &GitSource) -> Result<Request, Strin
         include: source.spec.include.clone(),
         exclude: source.spec.exclude.clone(),
         login,
+        networks: context.settings.git_networks.clone(),
         ca,
         ..Request::default()
     })
@@ -397,7 +488,11 @@ async fn carry_out(context: &Context, source: &GitSource, held: &Held) -> Result
         let namespace = source.namespace().unwrap_or_default();
         let client = context.sources.accounts.client(&namespace, label::SYNC_ACCOUNT);
         let client = client.map_err(|error| SourceFailure::Client(Box::new(error)))?;
+        let name = Name::of(source);
+        context.sources.update(&name, |memory| memory.applying = true);
+        context.queues.fetches.poke(name.clone());
         done = apply::apply(&client, source, &planned.steps).await;
+        context.sources.update(&name, |memory| memory.applying = false);
     }
     handled.standing = planned.unchanged + done.applied;
     handled.errors.extend(planned.conflicts);
@@ -438,4 +533,28 @@ async fn write_status(context: &Context, name: &Name, source: &GitSource, state:
 const INTERVAL: Duration = Duration::from_secs(30);
 const INTERVAL_MIN: Duration = Duration::from_secs(5);
 const SPACING: Duration = Duration::from_secs(1);
+/// What is said on pull requests comes after what a fetch changes.
+const AFTERWARDS: Duration = Duration::from_secs(2);
+/// Fetches that may follow each other at once.
+const BURST: f64 = 5.0;
 const SOON: Duration = Duration::from_millis(200);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_few_fetches_follow_each_other_at_once_and_then_one_a_second() {
+        let (mut burst, now) = (Burst::default(), Instant::now());
+        for _ in 0..5 {
+            assert!(!burst.is_used_up(now));
+            burst.uses(now);
+        }
+        assert!(burst.is_used_up(now) && burst.is_used_up(now + SPACING / 2));
+        let later = now + SPACING;
+        assert!(!burst.is_used_up(later));
+        burst.uses(later);
+        assert!(burst.is_used_up(later));
+        assert!(!burst.is_used_up(now + Duration::from_mins(1)));
+    }
+}

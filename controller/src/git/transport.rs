@@ -12,6 +12,7 @@ use reqwest::header::CONTENT_TYPE;
 use reqwest::redirect::Policy;
 use reqwest::{Certificate, StatusCode};
 
+use super::reach::{self, Vetted};
 use super::wire::{Login, Request};
 
 /// Registers the transport for this process, which serves one request.
@@ -36,8 +37,12 @@ pub fn register(request: &Request) -> Result<(), String> {
 }
 
 fn client(request: &Request) -> Result<Client, String> {
+    if let Some(address) = reach::literal(&request.url) {
+        reach::vet(address, &request.networks).map_err(|error| error.to_string())?;
+    }
     let mut builder = Client::builder()
         .user_agent("git/2 berth")
+        .dns_resolver(Arc::new(Vetted(request.networks.clone())))
         .redirect(Policy::custom(|attempt| {
             let first = attempt.previous().first().cloned();
             let origin = |url: &url::Url| {

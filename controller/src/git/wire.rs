@@ -4,9 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::declared::Declarations;
+use crate::check::Report;
 use crate::grant::fingerprint::Fingerprint;
 
 /// One source to fetch. Holds that source's credentials and no other's.
@@ -26,6 +28,9 @@ pub struct Request {
     pub exclude: Vec<String>,
     /// How to log in.
     pub login: Login,
+    /// Networks that the server may be in although git servers usually aren't.
+    #[serde(default)]
+    pub networks: Vec<IpNet>,
     /// Certificates to trust besides the platform's, PEM.
     pub ca: Option<String>,
     /// The tip that the caller holds already: what it declares isn't sent again.
@@ -35,6 +40,20 @@ pub struct Request {
     /// Not the tip is wanted but what commits of a pull request say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inspect: Option<Inspect>,
+    /// Not the tip is wanted but what a pull request would change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preview: Option<Preview>,
+}
+
+/// A pull request whose changes are wanted.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct Preview {
+    /// Its number: its commits stand under `refs/pull/<number>/head`.
+    pub pull: u64,
+    /// Its head.
+    pub head: String,
+    /// The commit that its merge made, once it is merged.
+    pub merge: Option<String>,
 }
 
 /// Commits of a pull request whose documents are wanted.
@@ -102,6 +121,8 @@ pub enum Answer {
     Tip(Tip),
     /// Commits of a pull request.
     Inspected(Inspected),
+    /// What a pull request changes.
+    Previewed(Report),
     /// It couldn't be had, in words for the author of the GitSource.
     Failed(String),
 }

@@ -11,6 +11,7 @@ use berth_crds::{
     ProtectedPaths, Reason, Route, Tokens,
 };
 use berth_egress::policy::{self, Policy};
+use berth_protocol::budget::Budget;
 use berth_protocol::environment;
 use hmac::{Hmac, KeyInit, Mac};
 use jiff::Timestamp;
@@ -33,6 +34,8 @@ pub struct Offer {
     pub drains: BTreeMap<String, u32>,
     /// Bindings whose streams are cut at once ([`at_once`]).
     pub cut: Vec<String>,
+    /// Set for a session with a budget that has a key of a gateway.
+    pub budget: Option<Budget>,
 }
 
 /// A credential that a session may use.
@@ -293,7 +296,7 @@ impl Offer {
         });
         let credentials: Vec<serde_json::Value> = credentials.collect();
         let policy = serde_json::to_value(&self.policy).ok();
-        let text = serde_json::json!([policy, credentials, self.drains, self.cut]).to_string();
+        let text = serde_json::json!([policy, credentials, self.drains, self.cut, self.budget]).to_string();
         Sha256::digest(text).into()
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use berth_crds::{
     AllowRule, CredentialBinding, CredentialSource, DenyRule, GrantPolicy, GrantPolicySpec, KeyRef, Match,
-    Repositories, Require, Route, SourceSet,
+    NamespaceBudget, Repositories, Require, Route, SourceSet,
 };
 use berth_egress::pattern::HostPattern;
 use kube::Resource;
@@ -127,6 +127,11 @@ impl<'a> Matching<'a> {
     /// What every one of them requires.
     pub fn requirements(&self) -> impl Iterator<Item = &'a Require> {
         self.restricting.iter().filter_map(|spec| spec.require.as_ref())
+    }
+
+    /// What each namespace that they speak of may spend.
+    pub fn budgets(&self) -> impl Iterator<Item = &'a NamespaceBudget> {
+        self.restricting.iter().filter_map(|spec| spec.budget.as_ref())
     }
 
     /// Whether one of them accepts bindings that no git holds.

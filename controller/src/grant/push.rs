@@ -270,6 +270,7 @@ async fn grant(
         values,
         drains: offer.drains.iter().map(drain).collect(),
         cut: offer.cut.clone(),
+        budget: offer.budget.as_ref().map(Into::into),
     };
     if context.check_leading().is_err() {
         return pushed;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use berth_crds::{AgentPool, CredentialBinding, CredentialBindingStatus, GitHubApp, label};
+use berth_crds::{AgentPool, AgentSession, CredentialBinding, CredentialBindingStatus, GitHubApp, label};
 use jiff::Timestamp;
 use kube::api::{Api, PostParams};
 use kube::{Client, Resource, ResourceExt};
@@ -18,7 +18,7 @@ use super::github::Token;
 use super::permit::Matching;
 use super::push::Values;
 use super::tip::SourceTip;
-use super::{oauth2, offer, push, secrets, status, tip};
+use super::{allot, budget, oauth2, offer, push, secrets, status, tip};
 use crate::answer;
 use crate::context::{Context, NotLeading};
 use crate::control::session_link::Link;
@@ -52,6 +52,12 @@ struct Bound {
     link: Link,
     facts: SessionFacts,
     pool: Option<Arc<AgentPool>>,
+}
+
+impl Bound {
+    fn named(&self) -> (&AgentSession, &Link) {
+        (&self.facts.session, &self.link)
+    }
 }
 
 /// Looks at one namespace.
@@ -139,7 +145,16 @@ fn gateway_keys(
     let judged = bound.iter().map(|bound| bound.link.session_uid.as_str());
     let judged = judged.filter(|uid| !decisions.undetermined.contains(*uid)).collect();
     found.end(context, namespace, &judged);
-    let (held, wait) = (std::mem::take(&mut found.held), found.wait);
+    let (mut held, mut wait) = (std::mem::take(&mut found.held), found.wait);
+    let caps = allot::caps(context, namespace);
+    for bound in bound {
+        let again = budget::hold(context, bound.named(), bindings, &caps);
+        wait = wait.into_iter().chain(again).min();
+        if !budget::is_known(context, bound.named(), bindings) {
+            held.remove(&bound.link.session_uid); // nobody could count
+            budget::begin(context, &bound.link);
+        }
+    }
     found.begin(context);
     (held, wait)
 }
@@ -237,11 +252,11 @@ fn decided(
 
 async fn push_one(
     context: &Context,
-    bindings: &[Arc<CredentialBinding>],
+    all: &[Arc<CredentialBinding>],
     bound: &Bound,
     (decisions, values, lease): (&Decisions, &mut Values<'_>, Duration),
 ) -> Option<Duration> {
-    let bindings: Vec<&CredentialBinding> = bindings.iter().map(|binding| &**binding).collect();
+    let bindings: Vec<&CredentialBinding> = all.iter().map(|binding| &**binding).collect();
     let grants = decisions
         .sessions
         .get(&bound.link.session_uid)
@@ -261,6 +276,13 @@ async fn push_one(
             &context.caches.sources.state(),
         )
     };
+    let offer = offer::Offer {
+        budget: budget::of(context, bound.named(), &bindings, &offer),
+        ..offer
+    };
+    if !budget::is_known(context, bound.named(), all) && push::holds_earlier_grants(context, &bound.pod_uid) {
+        return Some(KEEP); // a former leader's grants count on, by what it told the sidecar
+    }
     if decisions.undetermined.contains(&bound.link.session_uid) && push::holds_earlier_grants(context, &bound.pod_uid) {
         // A former leader's grants stand until this one knows better, or until their lease ends.
         return None;

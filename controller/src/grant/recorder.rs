@@ -84,6 +84,16 @@ impl Recorder {
         }
     }
 
+    /// What was written down of a namespace since a time; nothing while the database is away.
+    pub async fn since(&self, namespace: &str, since: Timestamp) -> Vec<Entry> {
+        let Some(pool) = &self.pool else { return Vec::new() };
+        let read = ledger::since(pool, namespace, since).await;
+        read.unwrap_or_else(|error| {
+            tracing::debug!(namespace, error = chain(&error), "the record of grants isn't read");
+            Vec::new()
+        })
+    }
+
     /// Until the book is read and every row is committed.
     async fn work(self, context: Arc<Context>, namespace: String) {
         let mut pause = RETRY_MIN;

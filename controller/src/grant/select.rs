@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use berth_crds::{AgentSession, Confinement, CredentialBinding, Require, SessionDelivery, Subjects};
+use berth_crds::{AgentSession, Confinement, CredentialBinding, Require, SessionDelivery, Subjects, label};
 use kube::ResourceExt;
 
 use super::decide::SessionFacts;
@@ -64,13 +64,15 @@ fn image_matches(allowed: &str, image: &str) -> bool {
     rest.is_some_and(|rest| rest.is_empty() || allowed.ends_with('/') || rest.starts_with(['/', ':', '@']))
 }
 
-/// Whether a binding is meant for a session.
+/// Whether a binding is meant for a session. Labels that an applier adds stand in no document, and select nothing.
 pub fn selects(subjects: &Subjects, session: &AgentSession) -> bool {
     if subjects.all_sessions == Some(true) {
         return true;
     }
     if let Some(selector) = &subjects.session_selector {
-        return selector.matches(session.labels());
+        let mut declared = session.labels().clone();
+        declared.retain(|key, _| !label::is_an_appliers(key));
+        return selector.matches(&declared);
     }
     subjects.session_names.contains(&session.name_any())
 }

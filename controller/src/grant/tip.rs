@@ -99,7 +99,7 @@ pub fn declares_session(session: &AgentSession, sources: &[SourceTip]) -> bool {
         .and_then(|labels| serde_json::from_value(labels).ok())
         .unwrap_or_default();
     let mut live: BTreeMap<String, String> = session.labels().clone();
-    live.retain(|key, _| !key.starts_with(label::PREFIX));
+    live.retain(|key, _| !label::is_an_appliers(key));
     same_spec(declared, &session.spec) && live == declared_labels
 }
 

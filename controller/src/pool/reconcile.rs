@@ -139,8 +139,10 @@ pub async fn reconcile(context: Arc<Context>, name: Name) -> Outcome {
 async fn pass(context: &Context, name: &Name) -> Result<Option<Duration>, PoolError> {
     let Some(pool) = context.caches.pool(name) else {
         context.pools.inner.lock().remove(name);
+        context.written_pools.forget(name);
         return Ok(None);
     };
+    let pool = context.written_pools.newest(pool);
     let snapshot = observe(context, name, &pool).await?;
     let plan = plan(&snapshot);
     act(context, name, &snapshot, &plan).await?;
@@ -458,7 +460,10 @@ async fn write_status(
         ..PostParams::default()
     };
     let answer = api.replace_status(&name.name, &params, &wanted).await;
-    answer.map_err(|source| PoolError::WriteStatus(Box::new(source)))?;
+    let written = answer.map_err(|source| PoolError::WriteStatus(Box::new(source)))?;
+    context
+        .written_pools
+        .remember(snapshot.pool.resource_version(), written);
     context.pools.inner.lock().entry(name.clone()).or_default().counted = Some(Instant::now());
     Ok(None)
 }

@@ -12,6 +12,7 @@ use kube::api::{Api, DeleteParams, PostParams, Preconditions};
 use kube::{Resource, ResourceExt};
 
 use super::claim::claim;
+use super::observe::claim_facts;
 use super::plan::{Plan, State, Step};
 use super::snapshot::{CheckpointFacts, ClaimFacts, Snapshot};
 use crate::answer;
@@ -97,7 +98,7 @@ pub async fn act(context: &Context, name: &Name, snapshot: &Snapshot, plan: &Pla
             }
             Step::DeleteClaim { name: claim, uid } => {
                 delete_claim(context, &name.beside(claim), uid).await?;
-                context.given_back.remember(name, uid);
+                context.own_claims.given_back(name, uid);
             }
             Step::CountFailedBind => {
                 let pool = name.beside(&snapshot.session.spec.pool_ref.name);
@@ -145,7 +146,11 @@ async fn create_claim(context: &Context, snapshot: &Snapshot, incarnation: i64, 
     let name = wanted.name_any();
     let api: Api<SandboxClaim> = Api::namespaced(context.client.clone(), &session.namespace().unwrap_or_default());
     match api.create(&PostParams::default(), &wanted).await {
-        Ok(_) => {
+        Ok(made) => {
+            if let Some(made) = claim_facts(&made) {
+                let uid = session.uid().unwrap_or_default();
+                context.own_claims.made(&Name::of(session), uid, made);
+            }
             tracing::info!(
                 session.namespace = session.namespace(),
                 session.name = session.name_any(),
@@ -255,6 +260,7 @@ async fn assign(
     if let Some(repository) = &mut assignment.repository {
         let credential = offer::git_credential(&session, &bindings, &repository.url);
         repository.credential = credential.unwrap_or_default();
+        repository.pull_request = pull_request(&session, snapshot);
     }
     let message = Message::Assignment(assignment);
     // Before the push: the acknowledgement may be back before this task goes on.
@@ -268,6 +274,15 @@ async fn assign(
         assigned(None);
     }
     Ok(())
+}
+
+fn pull_request(session: &AgentSession, snapshot: &Snapshot) -> Option<control::PullRequest> {
+    let wanted = session.spec.repository.as_ref()?.pull_request.as_ref();
+    let (wanted, pulls) = wanted.filter(|wanted| wanted.open).zip(snapshot.pulls.as_ref())?;
+    Some(control::PullRequest {
+        api: pulls.api.clone(),
+        base: wanted.base.clone().unwrap_or_default(),
+    })
 }
 
 /// What the pod is to restore, if the session goes on in it. From here on no earlier pod takes a checkpoint.
@@ -341,6 +356,7 @@ fn assignment(session: &AgentSession, incarnation: i64, stubs: BTreeMap<String, 
             r#ref: repository.reference.clone().unwrap_or_default(),
             branch: repository.branch.clone().unwrap_or_default(),
             credential: String::new(),
+            pull_request: None,
         }),
         command: vec![],
         stubs: stubs.into_iter().collect(),

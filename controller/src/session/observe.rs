@@ -8,7 +8,7 @@ use berth_crds::{AgentPool, LaunchType, label};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Resource, ResourceExt};
 
-use super::snapshot::{CheckpointFacts, ClaimFacts, PodFacts, PoolFacts, SandboxFacts, Snapshot};
+use super::snapshot::{CheckpointFacts, ClaimFacts, InputFacts, PodFacts, PoolFacts, SandboxFacts, Snapshot};
 use crate::context::Context;
 use crate::pool;
 use crate::sandbox::{ClaimPhase, Sandbox, SandboxClaim, claim_phase};
@@ -25,8 +25,8 @@ pub fn observe(context: &Context, name: &Name) -> Option<Snapshot> {
         .iter()
         .filter_map(|claim| claim_facts(claim))
         .collect();
+    context.own_claims.apply((name, &uid), &mut claims, context.clock.now());
     claims.sort_by_key(|claim| claim.incarnation);
-    context.given_back.mark(name, &mut claims);
     let mut snapshot = Snapshot {
         now: context.clock.now(),
         serving_since: context.serving_since(),
@@ -37,11 +37,16 @@ pub fn observe(context: &Context, name: &Name) -> Option<Snapshot> {
         pod: None,
         stream: None,
         run: super::snapshot::RunFacts::default(),
-        troubles: context.gateway_keys.troubles(&uid),
+        troubles: [context.allotments.troubles(&uid), context.gateway_keys.troubles(&uid)].concat(),
         proposals: context.proposals.shown(&uid, context.clock.now()),
         is_attached: false,
         checkpoint: CheckpointFacts::NotAsked,
+        input: InputFacts::NotAsked,
+        spend: context.spend.facts(&uid),
+        pulls: None,
     };
+    let repository = snapshot.session.spec.repository.as_ref();
+    snapshot.pulls = repository.and_then(|repository| context.evidence.forges().pulls(&repository.url));
     let bound = snapshot.status().sandbox.and_then(|sandbox| sandbox.pod_uid);
     snapshot.is_attached = bound.is_some_and(|pod_uid| context.registry.pod(&pod_uid).is_some());
     let (phase, incarnation) = {
@@ -80,7 +85,8 @@ fn sandbox_name(snapshot: &Snapshot, phase: Option<ClaimPhase>) -> Option<String
     }
 }
 
-fn claim_facts(claim: &SandboxClaim) -> Option<ClaimFacts> {
+/// `None` for a claim that isn't one of ours.
+pub fn claim_facts(claim: &SandboxClaim) -> Option<ClaimFacts> {
     Some(ClaimFacts {
         name: claim.name_any(),
         uid: claim.uid()?,

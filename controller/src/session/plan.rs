@@ -6,8 +6,10 @@
 
 use std::time::Duration;
 
-use berth_crds::{AgentSessionStatus, ColdStart, OnInterrupt, Phase, Reason, SandboxStatus};
+use berth_crds::{AgentSessionStatus, ColdStart, OnInterrupt, PauseReason, Paused, Phase, Reason, SandboxStatus};
 use jiff::Timestamp;
+
+use self::rest::{Due, no_idleness, pause, released, rest_on, until_idle, waits_since};
 
 use super::snapshot::{
     CheckpointFacts, CheckpointWanted, ClaimFacts, Exited, PodFacts, PoolFacts, SandboxFacts, Snapshot, StreamFacts,
@@ -15,6 +17,8 @@ use super::snapshot::{
 use crate::sandbox::ClaimPhase;
 use crate::settings::Deadlines;
 use crate::store::checkpoint::Which;
+
+pub mod rest;
 
 /// What is to be done, where the session stands, and when to look again.
 #[derive(Clone, Debug, PartialEq)]
@@ -94,6 +98,10 @@ pub enum State {
     Ended(Reason, String),
     /// The author has suspended it.
     Suspended,
+    /// It has begun, holds no sandbox, and goes on from its checkpoint when there is a reason to.
+    Paused(Paused),
+    /// Nobody needs it any more.
+    Released(String),
 }
 
 /// Plans one pass.
@@ -124,7 +132,18 @@ fn decide(snapshot: &Snapshot, deadlines: &Deadlines) -> Plan {
     if over {
         return release_finished(snapshot, &status, deadlines);
     }
+    if let Some(paused) = &status.paused {
+        return rest_on(snapshot, &status, paused, deadlines);
+    }
     let resumes = snapshot.session.spec.task.on_interrupt == Some(OnInterrupt::Resume);
+    // A harness that was refused has a moment to say so, or has given up by itself.
+    if resumes
+        && started_sandbox(&status).is_some()
+        && let Some(since) = snapshot.exhausted()
+        && (snapshot.run.exited.is_some() || left(snapshot.now, after(since, LAST_REQUESTS)).is_none())
+    {
+        return pause(snapshot, PauseReason::BudgetExhausted, snapshot.now);
+    }
     if let Some(started) = started_sandbox(&status)
         && resumes
         && snapshot.run.exited.as_ref().is_some_and(|exited| exited.stopped)
@@ -166,6 +185,15 @@ fn started_sandbox(status: &AgentSessionStatus) -> Option<&SandboxStatus> {
 }
 
 fn suspend(snapshot: &Snapshot) -> Plan {
+    Plan {
+        steps: give_back(snapshot),
+        state: State::Suspended,
+        requeue: None,
+    }
+}
+
+/// Ends what runs, with the time that a last checkpoint takes, and gives the sandbox back.
+fn give_back(snapshot: &Snapshot) -> Vec<Step> {
     let mut steps = Vec::new();
     if let (Some(claim), Some(pod), Some(stream)) = (snapshot.claim(), &snapshot.pod, &snapshot.stream)
         && stream.assigned.or(stream.acknowledged) == Some(claim.incarnation)
@@ -176,11 +204,7 @@ fn suspend(snapshot: &Snapshot) -> Plan {
         });
     }
     steps.extend(snapshot.claim().map(release));
-    Plan {
-        steps,
-        state: State::Suspended,
-        requeue: None,
-    }
+    steps
 }
 
 /// A new `runID`: whatever the old run left is given back, then a fresh one begins.
@@ -248,6 +272,25 @@ fn watch_run(snapshot: &Snapshot, status: &AgentSessionStatus, sandbox: &Sandbox
         Some(left) => left,
         None => None,
     };
+    let idle_since = waits_since(snapshot, status);
+    let mut due = Vec::from_iter(left);
+    due.extend(
+        snapshot
+            .exhausted()
+            .and_then(|since| self::left(snapshot.now, after(since, LAST_REQUESTS))),
+    );
+    if let Some(since) = idle_since {
+        match until_idle(snapshot, since, |lifecycle| lifecycle.idle_release_after) {
+            Due::Now(after) => return released(snapshot, after),
+            Due::In(left) => due.push(left),
+            Due::Never => {}
+        }
+        match until_idle(snapshot, since, |lifecycle| lifecycle.idle_suspend_after) {
+            Due::Now(_) => return pause(snapshot, PauseReason::Idle, since),
+            Due::In(left) => due.push(left),
+            Due::Never => {}
+        }
+    }
     let mut steps = Vec::new();
     if let (Some(stream), Some(pod)) = (&snapshot.stream, &snapshot.pod)
         && stream.started != Some(status.incarnation)
@@ -263,7 +306,7 @@ fn watch_run(snapshot: &Snapshot, status: &AgentSessionStatus, sandbox: &Sandbox
     Plan {
         steps,
         state,
-        requeue: left,
+        requeue: due.into_iter().min(),
     }
 }
 
@@ -319,7 +362,7 @@ pub fn checkpoint_wanted(snapshot: &Snapshot) -> Option<CheckpointWanted> {
     }
     started_sandbox(&status)?;
     let stopped = snapshot.run.exited.as_ref().is_some_and(|exited| exited.stopped);
-    if lost(snapshot, &status).is_some() || stopped {
+    if lost(snapshot, &status).is_some() || stopped || status.paused.is_some() {
         let resumes = snapshot.session.spec.task.on_interrupt == Some(OnInterrupt::Resume);
         let next = snapshot
             .claim()
@@ -417,39 +460,28 @@ fn claim_or_bind(snapshot: &Snapshot, status: &AgentSessionStatus, deadlines: &D
 /// What of the spec this release can't run.
 fn unusable(snapshot: &Snapshot) -> Option<(Reason, String)> {
     let spec = &snapshot.session.spec;
-    let lifecycle = spec.lifecycle.clone().unwrap_or_default();
-    let checks: [(bool, &str); 5] = [
-        (
-            spec.task.retries.is_some_and(|retries| retries > 0),
-            "spec.task.retries",
-        ),
-        (
-            spec.repository
-                .as_ref()
-                .and_then(|repository| repository.pull_request.as_ref())
-                .is_some_and(|pull_request| pull_request.open),
-            "spec.repository.pullRequest.open",
-        ),
-        (spec.budget.is_some(), "spec.budget"),
-        (
-            lifecycle.idle_suspend_after.is_some(),
-            "spec.lifecycle.idleSuspendAfter",
-        ),
-        (
-            lifecycle.idle_release_after.is_some(),
-            "spec.lifecycle.idleReleaseAfter",
-        ),
-    ];
-    let used: Vec<&str> = checks
-        .iter()
-        .filter(|(used, _)| *used)
-        .map(|(_, field)| *field)
-        .collect();
-    if !used.is_empty() {
-        let message = format!("{} is not implemented in this release; remove it", used.join(", "));
+    if spec.task.retries.is_some_and(|retries| retries > 0) {
+        let message = "spec.task.retries is not implemented in this release; remove it".to_owned();
         return Some((Reason::NotImplemented, message));
     }
-    None
+    no_idleness(snapshot).or_else(|| no_pull_request(snapshot))
+}
+
+/// Why the pull request that the author wants can't be opened by anyone.
+fn no_pull_request(snapshot: &Snapshot) -> Option<(Reason, String)> {
+    let repository = snapshot.session.spec.repository.as_ref()?;
+    let wanted = repository.pull_request.as_ref();
+    wanted.filter(|wanted| wanted.open)?;
+    let field = "spec.repository.pullRequest.open";
+    if repository.branch.is_none() {
+        let message = format!("{field} needs spec.repository.branch, which the session pushes to");
+        return Some((Reason::InvalidSpec, message));
+    }
+    let unknown = format!(
+        "{field}: {} is on no forge of this install; the platform team names them in the chart's value `forges`",
+        repository.url
+    );
+    snapshot.pulls.is_none().then_some((Reason::ForgeUnknown, unknown))
 }
 
 fn make_claim(snapshot: &Snapshot, status: &AgentSessionStatus, deadlines: &Deadlines) -> Plan {
@@ -700,6 +732,8 @@ pub fn time(at: Timestamp) -> k8s_openapi::apimachinery::pkg::apis::meta::v1::Ti
 
 /// A stream that ends wakes the session; this is for one that doesn't.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// After a request was refused for the budget: programs try again a few times, and say why they stop.
+const LAST_REQUESTS: Duration = Duration::from_secs(5);
 const STORE_RETRY: Duration = Duration::from_secs(2);
 /// A session that costs so many pods is what costs them.
 const RESUMES_MAX: i64 = 10;

@@ -3,8 +3,11 @@
 use std::time::{Duration, Instant};
 
 use berth_crds::{AgentSession, AgentSessionStatus, ColdStart, LaunchType, Proposal, label};
+use berth_protocol::money::Pico;
 use jiff::Timestamp;
 
+use super::spend::SpendFacts;
+use crate::forge::config::Pulls;
 use crate::gateway::keys::Trouble;
 use crate::sandbox::ClaimPhase;
 use crate::store::checkpoint::{Kept, Which};
@@ -38,6 +41,12 @@ pub struct Snapshot {
     pub is_attached: bool,
     /// The checkpoint that the session goes on from.
     pub checkpoint: CheckpointFacts,
+    /// What people have said to it.
+    pub input: InputFacts,
+    /// What it has spent.
+    pub spend: SpendFacts,
+    /// Where the forge has the pull requests of the session's repository; `None` when it is on none of the install's.
+    pub pulls: Option<Pulls>,
 }
 
 /// What Postgres holds of the session's state.
@@ -52,6 +61,18 @@ pub enum CheckpointFacts {
     Nothing,
     /// This one.
     Kept(Kept),
+}
+
+/// What Postgres holds of what people have said.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum InputFacts {
+    /// Nothing depends on it.
+    #[default]
+    NotAsked,
+    /// The database is away.
+    Away(String),
+    /// The number of the newest; 0 when there is none.
+    Newest(i64),
 }
 
 /// Which checkpoint a pass depends on.
@@ -193,6 +214,10 @@ pub struct Exited {
     pub stopped: bool,
     /// The branch that was pushed; empty when none was.
     pub branch: String,
+    /// Number of its pull request; 0 when there is none.
+    pub pull_request: u64,
+    /// The last lines of what it wrote, if it failed.
+    pub last_lines: String,
     /// Number of this event: how many there are.
     pub events: i64,
     /// When it arrived.
@@ -207,6 +232,17 @@ impl ClaimFacts {
 }
 
 impl Snapshot {
+    /// What it may spend.
+    pub fn limit(&self) -> Option<Pico> {
+        Pico::parse(&self.session.spec.budget.as_ref()?.limit)
+    }
+
+    /// Since when requests are refused for the budget that it has now.
+    pub fn exhausted(&self) -> Option<Timestamp> {
+        let (limit, since) = self.spend.exhausted?;
+        (self.limit() == Some(limit)).then_some(since)
+    }
+
     /// The status as last written; empty before the first.
     pub fn status(&self) -> AgentSessionStatus {
         self.session.status.clone().unwrap_or_default()

@@ -5,8 +5,10 @@
 
 use berth_crds::condition::{self, Wanted, cut};
 use berth_crds::{
-    AgentSessionSpec, AgentSessionStatus, ConditionType, Phase, Reason, Resume, SessionResult, SourceStatus, TaskMode,
+    AgentSessionSpec, AgentSessionStatus, ConditionType, PauseReason, Paused, Phase, Reason, Resume, SessionResult,
+    SourceStatus, Spend, TaskMode,
 };
+use berth_protocol::money::Pico;
 use sha2::{Digest, Sha256};
 
 use super::plan::{State, has_ended, time};
@@ -37,6 +39,12 @@ pub fn status(snapshot: &Snapshot, state: &State) -> Option<AgentSessionStatus> 
         wanted.retain(|condition| condition.type_ != ConditionType::WaitingForInput);
         wanted.push(waits);
     }
+    wanted.retain(|condition| condition.type_ != ConditionType::BudgetExhausted);
+    if !has_ended(&new) && (snapshot.exhausted().is_some() || is_exhausted(&new)) {
+        let type_ = ConditionType::BudgetExhausted;
+        wanted.push(Wanted::yes(type_, Reason::BudgetExhausted, EXHAUSTED));
+    }
+    new.spend = spend(snapshot, &old, &new);
     let resumed = resumed(snapshot, &mut new);
     wanted.retain(|condition| condition.type_ != ConditionType::Resumed);
     wanted.extend(resumed);
@@ -91,10 +99,7 @@ fn waits_for_input(snapshot: &Snapshot, new: &AgentSessionStatus) -> Option<Want
     }
     let type_ = ConditionType::WaitingForInput;
     let Some(stream) = snapshot.stream.as_ref().filter(|stream| stream.started.is_some()) else {
-        let mut old = new.conditions.iter();
-        return old
-            .find(|old| old.type_ == type_.as_str())
-            .and_then(Wanted::from_condition);
+        return kept(new, type_);
     };
     Some(match stream.waits {
         Some(after) => {
@@ -104,6 +109,11 @@ fn waits_for_input(snapshot: &Snapshot, new: &AgentSessionStatus) -> Option<Want
         }
         None => Wanted::no(type_, Reason::Running, "the harness works"),
     })
+}
+
+/// The condition as it stands.
+fn kept(new: &AgentSessionStatus, type_: ConditionType) -> Option<Wanted> {
+    condition::find(&new.conditions, type_).and_then(Wanted::from_condition)
 }
 
 /// The receipt: what was kept, and what the runner found on the disk once it had restored it.
@@ -197,8 +207,9 @@ fn next(snapshot: &Snapshot, state: &State, mut new: AgentSessionStatus) -> Agen
             new.pinned_generation = snapshot.session.metadata.generation;
             new.pinned_spec = Some(pinned_fields(&snapshot.session.spec));
             new.run_id.clone_from(&snapshot.session.spec.task.run_id);
+            let paused = new.paused.take();
             if let CheckpointFacts::Kept(kept) = &snapshot.checkpoint {
-                new.resumes += 1;
+                new.resumes += i64::from(paused.is_none());
                 new.resume = Some(Resume {
                     incarnation: new.incarnation,
                     checkpoint: format!("{}/{}", kept.incarnation, kept.number),
@@ -225,6 +236,18 @@ fn next(snapshot: &Snapshot, state: &State, mut new: AgentSessionStatus) -> Agen
             new.phase = Some(Phase::Suspended);
             new.sandbox = new.sandbox.filter(|sandbox| sandbox.started_at.is_some());
         }
+        State::Paused(paused) => {
+            new.phase = Some(match paused.reason {
+                PauseReason::Idle => Phase::Suspended,
+                PauseReason::BudgetExhausted => Phase::Paused,
+            });
+            new.paused = Some(paused.clone());
+        }
+        State::Released(_) => {
+            new.phase = Some(Phase::Succeeded);
+            new.paused = None;
+            new.stopped_reason = Some(Reason::Released.as_str().to_owned());
+        }
     }
     new
 }
@@ -234,10 +257,16 @@ fn result(snapshot: &Snapshot, exited: &Exited) -> SessionResult {
         summary: Some(cut(&exited.summary, SUMMARY_MAX)).filter(|summary| !summary.is_empty()),
         exit_code: Some(exited.code),
         branch: Some(exited.branch.clone()).filter(|branch| !branch.is_empty()),
+        pull_request: pull_request(snapshot, exited),
         events: Some(exited.events),
         finished_at: Some(time(exited.at.unwrap_or(snapshot.now))),
-        ..SessionResult::default()
     }
+}
+
+/// The agent's word is a number alone: where it leads, the install's configuration says.
+fn pull_request(snapshot: &Snapshot, exited: &Exited) -> Option<String> {
+    let pulls = snapshot.pulls.as_ref().filter(|_| exited.pull_request > 0)?;
+    Some(format!("{}/{}", pulls.page, exited.pull_request))
 }
 
 fn conditions(snapshot: &Snapshot, state: &State, new: &AgentSessionStatus) -> Vec<Wanted> {
@@ -263,9 +292,67 @@ fn conditions(snapshot: &Snapshot, state: &State, new: &AgentSessionStatus) -> V
             Reason::Suspended,
             "spec.suspend is set",
         )],
+        State::Paused(paused) => at_rest(paused, new),
+        State::Released(message) => vec![
+            Wanted::yes(ConditionType::Ready, Reason::Released, message.clone()),
+            Wanted::yes(ConditionType::Succeeded, Reason::Released, message.clone()),
+        ],
     };
     wanted.extend(spec_pinned(snapshot, new));
     wanted
+}
+
+fn at_rest(paused: &Paused, new: &AgentSessionStatus) -> Vec<Wanted> {
+    match paused.reason {
+        PauseReason::Idle => {
+            let message = "nobody said anything for a while; the next input continues it";
+            let mut wanted = vec![Wanted::yes(ConditionType::Ready, Reason::Idle, message)];
+            wanted.extend(kept(new, ConditionType::WaitingForInput));
+            wanted
+        }
+        PauseReason::BudgetExhausted => stalled(Reason::BudgetExhausted, EXHAUSTED),
+    }
+}
+
+/// What was spent, at the marks of its budget and whenever the phase changes: nothing that ticks.
+fn spend(snapshot: &Snapshot, old: &AgentSessionStatus, new: &AgentSessionStatus) -> Option<Spend> {
+    let Some(limit) = snapshot.limit() else {
+        return new.spend.clone();
+    };
+    let spent = snapshot.spend.spent;
+    if let Some(compared) = snapshot.spend.compared {
+        let figure = Spend {
+            usd: spent.to_string(),
+            gateway_usd: Some(compared.said.to_string()),
+            difference_usd: Some(compared.difference()),
+        };
+        let known = new.spend.as_ref();
+        let said = |spend: &Spend| (spend.gateway_usd.clone(), spend.difference_usd.clone());
+        if known.map(said) != Some(said(&figure)) {
+            return Some(figure);
+        }
+    }
+    let before = new.spend.as_ref().and_then(|spend| Pico::parse(&spend.usd));
+    let mark = |spent: Pico| {
+        MARKS
+            .iter()
+            .filter(|mark| spent.times(100) >= limit.times(**mark))
+            .count()
+    };
+    let is_worth_it = old.phase != new.phase || mark(spent) != mark(before.unwrap_or_default());
+    // A leader that has just begun doesn't know yet what was spent before it.
+    if is_worth_it && before.is_none_or(|before| before < spent) && spent > Pico::default() {
+        return Some(Spend {
+            usd: spent.to_string(),
+            ..new.spend.clone().unwrap_or_default()
+        });
+    }
+    new.spend.clone()
+}
+
+fn is_exhausted(new: &AgentSessionStatus) -> bool {
+    let paused = new.paused.as_ref();
+    paused.is_some_and(|paused| paused.reason == PauseReason::BudgetExhausted)
 }
 
 /// The conditions that stand, seen again at this generation.
@@ -320,13 +407,25 @@ fn finished(exited: &Exited) -> Vec<Wanted> {
         ];
     }
     let message = match exited.error.as_str() {
-        "" => format!("the harness ended with exit status {}", exited.code),
+        "" => failed(exited),
         error if exited.code == 0 => format!("the harness ended with exit status 0, but {error}"),
         error => format!("the harness could not be started: {error}"),
     };
     let mut wanted = stalled(Reason::HarnessFailed, &message);
     wanted.push(Wanted::no(ConditionType::Succeeded, Reason::HarnessFailed, message));
     wanted
+}
+
+/// With its last lines, or else what its program said at last: the agent's words, of the length that a person reads.
+fn failed(exited: &Exited) -> String {
+    let said = [&exited.last_lines, &exited.summary]
+        .into_iter()
+        .find(|said| !said.trim().is_empty());
+    let status = format!("the harness ended with exit status {}", exited.code);
+    match said {
+        Some(said) => format!("{status}; its last words: {}", cut(said.trim(), LAST_WORDS_MAX)),
+        None => status,
+    }
 }
 
 /// Says that an edit waits for a new `runID`.
@@ -340,6 +439,13 @@ fn spec_pinned(snapshot: &Snapshot, new: &AgentSessionStatus) -> Option<Wanted> 
         Wanted::yes(ConditionType::SpecPinned, Reason::SpecEdited, message)
     })
 }
+
+const EXHAUSTED: &str =
+    "the budget is spent, or the next request could cost more than is left: raise spec.budget.limit";
+/// The whole is in the session's events.
+const LAST_WORDS_MAX: usize = 600;
+/// Per cent of the budget.
+const MARKS: [u64; 3] = [50, 80, 100];
 
 /// SHA-256 of the fields that are pinned when the sandbox is bound. Budget, lifecycle, suspend and labels are live.
 pub fn pinned_fields(spec: &AgentSessionSpec) -> String {

@@ -157,6 +157,11 @@ fn tell_step(step: &Step) -> String {
 fn tell_status(text: &mut String, status: &AgentSessionStatus) {
     let phase = status.phase.map_or("-", berth_crds::Phase::as_str);
     writeln!(text, "  status  {phase}, incarnation {}", status.incarnation).expect("a String takes all");
+    if let Some(spend) = &status.spend {
+        let known = spend.gateway_usd.as_ref().zip(spend.difference_usd.as_ref());
+        let gateway = known.map_or(String::new(), |(said, by)| format!(", {said} at the gateway, by {by}"));
+        writeln!(text, "          spent {}{gateway}", spend.usd).expect("a String takes all");
+    }
     for condition in &status.conditions {
         let (type_, value, reason) = (&condition.type_, &condition.status, &condition.reason);
         writeln!(text, "          {type_}={value} {reason}: {}", condition.message).expect("a String takes all");

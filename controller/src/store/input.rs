@@ -78,6 +78,15 @@ impl Inputs {
         Ok(number)
     }
 
+    /// The number of the last input; 0 when nothing was said.
+    pub async fn newest(&self, session_uid: &str) -> Result<i64, StoreError> {
+        let pool = self.pool()?;
+        migrate_if_behind(pool).await?;
+        let newest = "select coalesce(max(number), 0) from session_input where session_uid = $1";
+        let query = sqlx::query_scalar(newest).bind(session_uid);
+        query.fetch_one(pool).await.map_err(failed)
+    }
+
     /// The first input after this one.
     pub async fn after(&self, session_uid: &str, number: i64) -> Result<Option<(i64, String)>, StoreError> {
         let pool = self.pool()?;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use sqlx::{Acquire, PgPool};
 
 use super::{StoreError, migrate_if_behind};
@@ -60,6 +61,17 @@ pub async fn live(pool: &PgPool, namespace: &str) -> Result<BTreeMap<String, Liv
         }
     }
     Ok(live)
+}
+
+/// What was written down of a namespace since a time, oldest first, at most [`PAGE`].
+pub async fn since(pool: &PgPool, namespace: &str, since: Timestamp) -> Result<Vec<Entry>, StoreError> {
+    let select = "select record from grant_event where namespace = $1 and recorded_at >= $2::timestamptz \
+        order by number limit $3";
+    let query = sqlx::query_scalar::<_, String>(select).bind(namespace);
+    let query = query.bind(since.to_string()).bind(PAGE);
+    let records = query.fetch_all(pool).await.map_err(StoreError::Read)?;
+    let read = records.iter().filter_map(|record| serde_json::from_str(record).ok());
+    Ok(read.collect())
 }
 
 /// Namespaces that have a chain, and where each ends by the database's own word.

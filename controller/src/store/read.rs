@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use berth_protocol::money::Pico;
 use serde_json::Value;
 use sqlx::PgPool;
 
 use super::{StoreError, migrate_if_behind};
+use crate::session::spend::Recorded;
 
 /// Reads the record.
 #[derive(Clone)]
@@ -38,6 +40,28 @@ impl Reader {
     /// Over this database, if there is one.
     pub fn new(pool: Option<PgPool>) -> Self {
         Self { pool }
+    }
+
+    /// What a session has spent on models, as seen from this incarnation. Nothing without a database.
+    pub async fn spent(&self, session_uid: &str, incarnation: i64) -> Result<Recorded, StoreError> {
+        let Some(pool) = &self.pool else {
+            return Ok(Recorded::default());
+        };
+        migrate_if_behind(pool).await?;
+        let select = "select coalesce(sum(cost) filter (where incarnation < $2), 0)::bigint, \
+                coalesce(sum(cost) filter (where incarnation = $2), 0)::bigint, \
+                coalesce(sum(cost - cost_settled) filter (where incarnation < $2), 0)::bigint, \
+                coalesce(sum(cost - cost_settled) filter (where incarnation = $2), 0)::bigint \
+            from credential_use where session_uid = $1";
+        let query = sqlx::query_as(select).bind(session_uid).bind(incarnation);
+        let row: (i64, i64, i64, i64) = query.fetch_one(pool).await.map_err(StoreError::Read)?;
+        let pico = |amount: i64| Pico(u64::try_from(amount).unwrap_or(0));
+        Ok(Recorded {
+            before: pico(row.0),
+            here: pico(row.1),
+            credit_before: pico(row.2),
+            credit_here: pico(row.3),
+        })
     }
 
     /// A session's events after this one, oldest first: at most [`PAGE`]. `kinds` names the wanted ones; all when empty.

@@ -317,7 +317,8 @@ async fn complete(connection: &mut PgConnection, waiting: &Waiting, outcome: &Va
     sqlx::query(
         r"
         update credential_use
-        set status = $3, sent = $4, received = $5, milliseconds = $6, redactions = $7, ended = $8
+        set status = $3, sent = $4, received = $5, milliseconds = $6, redactions = $7, ended = $8, cost = $9,
+            cost_is_estimate = $10
         where pod_uid = $1 and number = $2
         ",
     )
@@ -329,6 +330,8 @@ async fn complete(connection: &mut PgConnection, waiting: &Waiting, outcome: &Va
     .bind(integer(outcome, "milliseconds"))
     .bind(integer(outcome, "redactions"))
     .bind(text(outcome, "ended"))
+    .bind(outcome.get("cost").and_then(Value::as_i64))
+    .bind(outcome.get("costIsEstimate").and_then(Value::as_bool))
     .execute(connection)
     .await?;
     Ok(())

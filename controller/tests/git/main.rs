@@ -30,6 +30,7 @@ impl Source {
             branch: "main".into(),
             namespace: "team".into(),
             folder,
+            networks: vec!["127.0.0.0/8".parse().expect("a network")],
             ..Request::default()
         };
         Self { cache, request }

@@ -20,6 +20,7 @@ use berth_outbound::dial::Dialer;
 use berth_outbound::post::Caller;
 use berth_outbound::resolve::Resolver;
 use berth_outbound::tls::UpstreamTls;
+use berth_protocol::money::Pico;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -134,6 +135,20 @@ async fn a_key_is_made_once_and_a_restart_takes_it_up() -> Result<()> {
         ["/key/generate", "/key/generate", "/key/update", "/key/update"]
     );
     assert!(scene.stand_in.origin.text().contains(&format!("Bearer {ADMIN}")));
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_a_key_has_spent_is_asked_by_its_hash() -> Result<()> {
+    let scene = Scene::new().await?;
+    let key = wanted("s", Some("5.00"));
+    assert_eq!(scene.asking().await?.spent(&value(&key)).await?, None, "it isn't there");
+    scene.keep(&key, false).await?;
+    assert_eq!(scene.asking().await?.spent(&value(&key)).await?, Some(Pico(0)));
+    let asked = scene.stand_in.origin.requests();
+    let asked = asked.iter().filter(|seen| seen.target().starts_with("/key/info?"));
+    let value = value(&key);
+    assert!(asked.clone().count() == 2 && asked.clone().all(|seen| !seen.target().contains(value.expose_secret())));
     Ok(())
 }
 

@@ -83,11 +83,19 @@ fn limited_to_refs<'a>(routes: &[Item<'a>]) -> HashSet<&'a str> {
         .collect()
 }
 
-/// On a host of the table the table says what writes refs; on another any method that writes may.
+/// On a host of the table the table says what writes refs; on another any method that writes may, but for opening a pull
+/// request or speaking about one where forges of one's own have that.
 fn evades(route: &CompiledRoute, near: &[&(&Endpoint, PathPattern)]) -> bool {
     if near.is_empty() {
-        let mut writes = ["DELETE", "PATCH", "POST", "PUT"].into_iter();
-        return writes.any(|method| route.methods.includes(method));
+        let mut writes = ["DELETE", "PATCH", "PUT"].into_iter();
+        let proposes = || {
+            let known: Vec<_> = (PROPOSES.iter())
+                .filter_map(|path| PathPattern::parse(path).ok())
+                .collect();
+            let mut paths = route.paths.iter();
+            paths.all(|path| known.iter().any(|known| path.is_within(known)))
+        };
+        return writes.any(|method| route.methods.includes(method)) || (route.methods.includes("POST") && !proposes());
     }
     let mut writers = near.iter().filter(|(endpoint, _)| endpoint.power != Power::Mints);
     writers.any(|(endpoint, path)| reaches(route, endpoint, path))
@@ -160,6 +168,18 @@ const fn writes_ref(host: &'static str, method: &'static str, path: &'static str
         path,
     }
 }
+
+/// What a POST opens, or says, without writing a ref: Gitea and Forgejo, GitHub Enterprise Server, GitLab.
+const PROPOSES: &[&str] = &[
+    "/api/v1/repos/*/*/pulls",
+    "/api/v1/repos/*/*/issues",
+    "/api/v1/repos/*/*/issues/*/comments",
+    "/api/v3/repos/*/*/pulls",
+    "/api/v3/repos/*/*/issues",
+    "/api/v3/repos/*/*/issues/*/comments",
+    "/api/v4/projects/*/merge_requests",
+    "/api/v4/projects/*/issues",
+];
 
 const ENDPOINTS: &[Endpoint] = &[
     // GitHub: tokens, keys, runners (a runner's token runs code with the repository's secrets).
@@ -276,8 +296,12 @@ mod tests {
 
     #[test]
     fn every_endpoint_is_a_valid_pattern() {
-        for endpoint in ENDPOINTS {
-            PathPattern::parse(endpoint.path).expect(endpoint.path);
+        for path in ENDPOINTS
+            .iter()
+            .map(|endpoint| endpoint.path)
+            .chain(PROPOSES.iter().copied())
+        {
+            PathPattern::parse(path).expect(path);
         }
     }
 

@@ -1,5 +1,6 @@
 //! IO: which files a checkpoint holds. Of the home only what the harness says that it needs; of the workspace everything
-//! but what git ignores, `.git` included, so that commits, the index and edits that aren't committed are there again.
+//! but what git ignores and `.berthignore` doesn't allow, `.git` included, so that commits, the index and edits that aren't
+//! committed are there again.
 
 use std::fs::{self, Metadata};
 use std::io;
@@ -246,6 +247,7 @@ fn walk(workspace: &Path) -> ignore::Walk {
         .standard_filters(false)
         .git_ignore(true)
         .git_exclude(true)
+        .add_custom_ignore_filename(KEEPS)
         .follow_links(false)
         .sort_by_file_name(Ord::cmp)
         .build()
@@ -266,6 +268,8 @@ fn file(metadata: &Metadata) -> What {
     }
 }
 
+/// Lines as in `.gitignore`, before which they go: `!target/cache/` keeps what git ignores, `noise/` leaves out what it doesn't.
+const KEEPS: &str = ".berthignore";
 /// Bytes of one file: a pack of a large repository fits.
 pub const FILE_MAX: u64 = 128 << 20;
 /// Bytes of all files: what a session may keep in Postgres, before it is compressed.

@@ -203,6 +203,42 @@ async fn another_pod_has_the_same_files_and_says_the_same_hash() {
     assert_eq!(word, "remembered");
 }
 
+#[test]
+fn a_repository_says_what_is_kept_although_git_ignores_it() {
+    let pod = Pod::new();
+    pod.git(&["init", "-q"]);
+    pod.write("workspace/.gitignore", "/target/\n*.env\n");
+    pod.write(
+        "workspace/.berthignore",
+        "!/target/\n/target/debug/\n!local.env\nnoise\n",
+    );
+    for name in [
+        "target/cache",
+        "target/debug/huge",
+        "local.env",
+        "other.env",
+        "noise",
+        "source",
+    ] {
+        pod.write(&format!("workspace/{name}"), "x");
+    }
+    let gathered = gather(&pod.sources(), Databases::AtRest).unwrap();
+    let names = gathered.roots[1].iter().map(|entry| entry.name.display().to_string());
+    let kept: Vec<String> = names.filter(|name| !name.starts_with(".git/")).collect();
+    assert_eq!(
+        kept,
+        [
+            ".berthignore",
+            ".git",
+            ".gitignore",
+            "local.env",
+            "source",
+            "target",
+            "target/cache"
+        ]
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_has_not_changed_is_not_sent_again() {
     let pod = Pod::new();

@@ -69,7 +69,7 @@ pub enum Taken {
 #[derive(Debug, PartialEq)]
 pub enum ForVault {
     /// What holds from now on, with the stubs that the agent has; to be acknowledged afterwards.
-    Grants(control::Grants, BTreeMap<String, String>, Ack),
+    Grants(Box<control::Grants>, BTreeMap<String, String>, Ack),
     /// The lease goes on.
     Prolong(control::Prolong),
     /// Nothing may be used any more.
@@ -398,7 +398,7 @@ impl Inner {
                     incarnation: grants.incarnation,
                 };
                 let stubs = self.held.bound.as_ref().map(|bound| bound.stubs.clone());
-                let grants = ForVault::Grants(grants, stubs.unwrap_or_default(), ack);
+                let grants = ForVault::Grants(Box::new(grants), stubs.unwrap_or_default(), ack);
                 Ok(Taken::Vault(Box::new(grants)))
             }
             Message::Prolong(prolong) if self.serves(prolong.incarnation) => {

@@ -104,6 +104,10 @@ pub fn for_runner(assigned: control::Assignment) -> handoff::Assignment {
             r#ref: repository.r#ref,
             branch: repository.branch,
             credential: repository.credential,
+            pull_request: repository.pull_request.map(|wanted| handoff::PullRequest {
+                api: wanted.api,
+                base: wanted.base,
+            }),
         }),
         restore: assigned.restore.map(relay::restore),
         checkpoints: assigned.checkpoints,

@@ -1,7 +1,8 @@
 //! Pure: events that the controller doesn't hold durably yet, numbered from 1 without holes.
 //!
-//! Output takes at most [`OUTPUT_MAX`]; what comes beyond is counted and becomes one gap event as soon as there is
-//! room, before whatever follows it. State changes are never dropped. An event that was sent once never changes.
+//! Output that waits takes at most [`OUTPUT_MAX`]; what comes beyond is counted and becomes one gap event as soon as there is
+//! room, before whatever follows it. After [`TRANSCRIPT_MAX`] in all no more is taken: one gap before each state change
+//! says how much that was. State changes are never dropped. An event that was sent once never changes.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -20,6 +21,9 @@ pub struct Spool {
     events: VecDeque<Event>,
     cost: usize,
     dropped: Gap,
+    /// Output that was taken so far, with what was told of it.
+    transcript: usize,
+    is_over: bool,
 }
 
 impl Spool {
@@ -60,7 +64,7 @@ impl Spool {
 
     /// Adds output, or counts it when there is no room.
     pub fn push_output(&mut self, stream: u32, data: &[u8], at: i64) {
-        if !self.has_room(data.len()) {
+        if !self.takes(data.len()) {
             self.dropped.events += 1;
             self.dropped.bytes += data.len() as u64;
             return;
@@ -78,9 +82,11 @@ impl Spool {
         }
     }
 
-    /// Adds what the harness told, or counts it when there is no room: it is in the output too.
+    /// Adds what the harness told, or counts it when there is no room: it is in the output too. What others wait for is told
+    /// also when the transcript is over.
     pub fn push_said(&mut self, said: Said, at: i64) {
-        if self.has_room(said.told.len()) {
+        let is_state = STATES.contains(&said.kind.as_str());
+        if (is_state && self.has_room(said.told.len())) || self.takes(said.told.len()) {
             self.push(Kind::Said(said), at);
         } else {
             self.dropped.events += 1;
@@ -103,7 +109,7 @@ impl Spool {
             self.acked = event.client_seq;
         }
         self.sent = self.sent.max(self.acked);
-        if self.has_room(0) {
+        if self.has_room(0) && !self.is_over {
             self.tell_gap(at);
         }
     }
@@ -140,6 +146,14 @@ impl Spool {
     /// Whether nothing is left to be told.
     pub fn is_empty(&self) -> bool {
         self.events.is_empty() && self.dropped.events == 0
+    }
+
+    /// Whether so much more of the transcript is taken; it counts as taken then.
+    fn takes(&mut self, bytes: usize) -> bool {
+        self.is_over |= self.transcript + bytes > TRANSCRIPT_MAX;
+        let takes = !self.is_over && self.has_room(bytes);
+        self.transcript += if takes { bytes } else { 0 };
+        takes
     }
 
     fn has_room(&self, bytes: usize) -> bool {
@@ -199,6 +213,11 @@ fn cost(event: &Event) -> usize {
 
 /// DESIGN §8: the transcript waits up to 64 MiB. The container's limit is 128 MiB.
 pub const OUTPUT_MAX: usize = 64 << 20;
+/// Of a pod's life: a program that writes without end fills nobody's database. `kubectl logs` has the rest.
+pub const TRANSCRIPT_MAX: usize = 256 << 20;
+/// What is told of a harness ([`berth_protocol::told::Told`]) that somebody waits for: the runner's own word, once an input. What
+/// follows from lines of the program counts as transcript.
+const STATES: [&str; 2] = ["input", "waitingForInput"];
 /// What an event takes beside its data, its place in the queue and allocator slack included; an agent that writes byte
 /// by byte is held to the same memory.
 const EVENT_OVERHEAD: usize = 256;
@@ -282,6 +301,31 @@ mod tests {
         });
         assert_eq!(tail, [exited(), gap(1), small, gap(1)]);
         assert!(spool.cost <= OUTPUT_MAX + 4 * EVENT_OVERHEAD, "{}", spool.cost);
+    }
+
+    #[test]
+    fn a_transcript_ends_and_states_go_on() {
+        let mut spool = Spool::new(1);
+        let piece = vec![b'x'; EVENT_DATA_MAX];
+        for _ in 0..TRANSCRIPT_MAX / EVENT_DATA_MAX {
+            spool.push_output(1, &piece, 0);
+            spool.acknowledge(spool.next() - 1, 0);
+        }
+        let before = spool.next();
+        let said = |kind: &str| Said {
+            kind: kind.to_owned(),
+            ..Said::default()
+        };
+        for _ in 0..3 {
+            spool.push_output(1, b"more", 0);
+            spool.push_said(said("message"), 0);
+            spool.acknowledge(spool.next() - 1, 0);
+        }
+        assert_eq!(spool.next(), before, "no gap for every piece");
+        spool.push_said(said("waitingForInput"), 0);
+        let kinds: Vec<_> = all(&mut spool).into_iter().filter_map(|event| event.kind).collect();
+        let gap = Gap { events: 6, bytes: 12 };
+        assert_eq!(kinds, [Kind::Gap(gap), Kind::Said(said("waitingForInput"))]);
     }
 
     #[test]

@@ -32,7 +32,8 @@ impl VaultLink {
     pub fn take(&self, told: ForVault, bond: &Bond) {
         match told {
             ForVault::Grants(grants, stubs, ack) => {
-                self.adopt(offer(grants, &stubs));
+                self.proxy.meter.adopt(grants.budget.clone().map(Into::into));
+                self.adopt(offer(*grants, &stubs));
                 bond.granted(ack);
             }
             ForVault::Prolong(control::Prolong { lease_ms, .. }) => {

@@ -4,6 +4,7 @@ use http::{Response, Version};
 use http_body_util::BodyExt;
 
 use super::headers;
+use super::metered;
 use super::watch::{Sent, Watched};
 use super::{Plan, Standing};
 use crate::audit::{Ended, Ticket};
@@ -23,6 +24,9 @@ pub fn clean(
     response.extensions_mut().clear(); // a reason phrase is text from upstream
     if let Some(ticket) = &mut ticket {
         ticket.outcome.status = response.status().as_u16();
+        if let Some(reserved) = &mut ticket.reserved {
+            metered::answered(reserved, &response);
+        }
     }
     let Standing { cuts, .. } = &plan.standing;
     let Some(patterns) = plan.patterns() else {

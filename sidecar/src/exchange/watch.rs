@@ -172,6 +172,9 @@ where
             Poll::Ready(Some(Ok(frame))) => {
                 if let (Some(data), Some(ticket)) = (frame.data_ref(), &mut self.ticket) {
                     ticket.outcome.received += data.len() as u64;
+                    if let Some(reserved) = &mut ticket.reserved {
+                        reserved.read(data);
+                    }
                 }
             }
             Poll::Ready(Some(Err(_))) => self.end(Ended::Broken),

@@ -223,6 +223,8 @@ async fn carry_out(
                 error,
                 stopped: true,
                 branch: String::new(),
+                pull_request: 0,
+                last_lines: String::new(),
             })?)
         }
     }

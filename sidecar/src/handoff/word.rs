@@ -12,6 +12,7 @@ use crate::control::bond::Bond;
 use crate::control::held::{Bound, Stage};
 use crate::control::relay::{self, NoStep};
 use crate::control::state::StateError;
+use crate::git::secret::Scanner;
 
 /// A word that no runner would say.
 #[derive(Debug, Eq, PartialEq, thiserror::Error)]
@@ -57,6 +58,8 @@ pub fn take(bond: &Bond, runner: &mut Runner, frame: FromRunner) -> Result<Resul
             error,
             stopped,
             branch,
+            pull_request,
+            last_lines,
         } => {
             let (summary, error) = (cut(&summary, SUMMARY_MAX), cut(&error, ERROR_MAX));
             bond.exited(HarnessExited {
@@ -65,6 +68,8 @@ pub fn take(bond: &Bond, runner: &mut Runner, frame: FromRunner) -> Result<Resul
                 error,
                 stopped,
                 branch: cut(&branch, ARGUMENT_MAX),
+                pull_request,
+                last_lines: cut(&unrevealing(&last_lines), ERROR_MAX),
             })?;
         }
         FromRunner::Checkpoint(step) => return Ok(bond.checkpoint(step).map_err(Violation::Checkpoint)),
@@ -111,6 +116,18 @@ fn confirm(bond: &Bond, runner: &mut Runner, incarnation: u64) {
     }
 }
 
+/// Lines that look as if a credential stood in them aren't shown where more people look than in logs.
+fn unrevealing(lines: &str) -> String {
+    let Ok(scanner) = Scanner::new(None, std::iter::empty()) else {
+        return String::new();
+    };
+    let shown = lines.lines().map(|line| match scanner.scan(line.as_bytes()).first() {
+        Some(found) => format!("[a line with what looks like {}]", found.rule),
+        None => line.to_owned(),
+    });
+    shown.collect::<Vec<_>>().join("\n")
+}
+
 fn decoded(data: &str) -> Option<Vec<u8>> {
     let longest = MAX_OUTPUT_BYTES.div_ceil(3) * 4;
     let bytes = BASE64_STANDARD.decode(data).ok().filter(|_| data.len() <= longest)?;
@@ -144,6 +161,17 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn a_line_that_could_hold_a_credential_is_not_shown() {
+        let token = format!("ghp_{}", "fake".repeat(9));
+        let shown = unrevealing(&format!("it broke\nexport TOKEN={token}\nthe end"));
+        assert!(
+            shown.starts_with("it broke\n[a line with what looks like ") && shown.ends_with("]\nthe end"),
+            "{shown}"
+        );
+        assert!(!shown.contains("ghp_"), "{shown}");
+    }
+
     fn output(stream: u8) -> FromRunner {
         FromRunner::Output {
             stream,
@@ -159,6 +187,8 @@ mod tests {
             error: String::new(),
             stopped: false,
             branch: String::new(),
+            pull_request: 0,
+            last_lines: String::new(),
         };
         let said = FromRunner::Said(Said {
             told: Told::WaitingForInput,

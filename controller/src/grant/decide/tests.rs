@@ -302,6 +302,21 @@ fn where_policy_wants_sessions_from_git_a_label_proves_nothing() {
 }
 
 #[test]
+fn a_label_that_an_applier_adds_selects_nothing() {
+    for (label, held) in [
+        ("team", true),
+        ("kustomize.toolkit.fluxcd.io/name", false),
+        (label::SOURCE_UID, false),
+    ] {
+        let mut world = World::new();
+        world.session.labels_mut().insert(label.to_owned(), "a".to_owned());
+        world.bindings[0].spec.subjects =
+            serde_json::from_value(json!({"sessionSelector": {"matchLabels": {label: "a"}}})).unwrap();
+        assert_eq!(!world.held().is_empty(), held, "{label}");
+    }
+}
+
+#[test]
 fn what_cannot_be_judged_yet_is_told_from_what_is_refused() {
     let undetermined = |world: &World| world.decide().undetermined.len();
     assert_eq!(undetermined(&World::new()), 0);

@@ -108,6 +108,8 @@ fn a_session_is_from_git_as_its_document_says_and_with_its_labels() {
     };
     let ours = [("team", "a"), (label::SOURCE_UID, "uid")];
     assert!(declares_session(&session(&ours, |_| {}), &sources));
+    let by_flux = [("team", "a"), ("kustomize.toolkit.fluxcd.io/name", "apps")];
+    assert!(declares_session(&session(&by_flux, |_| {}), &sources));
     assert!(!declares_session(
         &session(&ours, |it| it.spec.task.prompt = "y".to_owned()),
         &sources

@@ -4,14 +4,18 @@ use std::time::Duration;
 
 use berth_crds::{
     AgentSession, AgentSessionSpec, AgentSessionStatus, Budget, ColdStart, CredentialUse, LaunchType, OnInterrupt,
-    Phase, PoolRef, PullRequest, Reason, Repository, Resume, SandboxStatus, SessionResult, Task, TaskMode, label,
+    PauseReason, Paused, Phase, PoolRef, PullRequest, Reason, Repository, Resume, SandboxStatus, SessionResult, Spend,
+    Task, TaskMode, label,
 };
 use berth_protocol::checkpoint::About;
+use berth_protocol::money::Pico;
 use jiff::Timestamp;
 
 use super::super::plan::time;
 use super::super::snapshot::*;
+use super::super::spend::{Compared, SpendFacts};
 use super::super::status::pinned_fields;
+use crate::forge::config::Pulls;
 use crate::gateway::keys::Trouble;
 use crate::sandbox::{ClaimPhase, Ended};
 use crate::store::checkpoint::Kept;
@@ -60,7 +64,22 @@ fn new() -> Snapshot {
         proposals: Vec::new(),
         is_attached: false,
         checkpoint: CheckpointFacts::NotAsked,
+        input: InputFacts::NotAsked,
+        spend: SpendFacts::default(),
+        pulls: None,
     }
+}
+
+/// A new session whose pull request is to be opened for this branch.
+fn pulling(branch: &str) -> Snapshot {
+    of_spec(new(), |spec| {
+        spec.repository = Some(Repository {
+            url: "https://forge.example.com/a/b.git".to_owned(),
+            branch: Some(branch.to_owned()).filter(|branch| !branch.is_empty()),
+            pull_request: Some(PullRequest { open: true, base: None }),
+            ..Repository::default()
+        });
+    })
 }
 
 fn claim(incarnation: i64, phase: ClaimPhase) -> ClaimFacts {
@@ -289,6 +308,8 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     all.extend(to_bound());
     all.extend(to_end());
     all.extend(to_go_on());
+    all.extend(to_rest());
+    all.extend(to_spend());
     all.extend(authors_wishes());
     all
 }
@@ -409,6 +430,153 @@ fn to_go_on() -> Vec<Scenario> {
     }
 }
 
+/// An interactive session that may be idle for five minutes, and is released after an hour; it began to wait at 10 s.
+fn may_be_idle(waits: Option<u64>) -> Snapshot {
+    let snapshot = of_spec(resuming(interactive(waits)), |spec| {
+        let lifecycle = spec.lifecycle.get_or_insert_default();
+        lifecycle.idle_suspend_after = Some(minutes(5));
+        lifecycle.idle_release_after = Some(minutes(60));
+    });
+    let pinned = pinned_fields(&snapshot.session.spec);
+    let snapshot = of_status(snapshot, |status| status.pinned_spec = Some(pinned));
+    said(snapshot)
+}
+
+/// The same once it has given its sandbox back, having worked through three inputs.
+fn paused(newest: InputFacts, millis: i64) -> Snapshot {
+    let waits = may_be_idle(Some(3));
+    let state = super::super::plan::State::Paused(Paused {
+        reason: PauseReason::Idle,
+        since: time(at(10_000)),
+        limit: None,
+    });
+    let status = super::status(&waits, &state);
+    let mut kept = kept();
+    kept.about.input = 3;
+    let resting = Snapshot {
+        claims: vec![],
+        sandbox: None,
+        pod: None,
+        stream: None,
+        checkpoint: CheckpointFacts::Kept(kept),
+        input: newest,
+        ..later(waits, millis)
+    };
+    of_status(resting, |old| *old = status.unwrap_or_default())
+}
+
+/// A running session that may spend so much, and has spent so many picodollars; `refused` is a limit that it met.
+fn spending(limit: &str, spent: u64, refused: Option<u64>) -> Snapshot {
+    let snapshot = of_spec(resuming(running()), |spec| {
+        spec.budget = Some(Budget {
+            limit: limit.to_owned(),
+        });
+    });
+    let mut snapshot = said(snapshot);
+    snapshot.spend = SpendFacts {
+        spent: Pico(spent),
+        exhausted: refused.map(|limit| (Pico(limit), at(10_000))),
+        compared: None,
+    };
+    snapshot
+}
+
+/// The same once its gateway was asked.
+fn compared(mut snapshot: Snapshot, said: u64, seen: u64) -> Snapshot {
+    snapshot.spend.compared = Some(Compared {
+        said: Pico(said),
+        seen: Pico(seen),
+    });
+    snapshot
+}
+
+/// The same once it has given its sandbox back.
+fn broke(limit: &str) -> Snapshot {
+    let exhausted = spending("2", 1_950_000_000_000, Some(DOLLAR * 2));
+    let state = super::super::plan::State::Paused(Paused {
+        reason: PauseReason::BudgetExhausted,
+        since: time(at(10_000)),
+        limit: Some("2".to_owned()),
+    });
+    let status = super::status(&exhausted, &state);
+    let resting = Snapshot {
+        claims: vec![],
+        sandbox: None,
+        pod: None,
+        stream: None,
+        checkpoint: CheckpointFacts::Kept(kept()),
+        ..exhausted
+    };
+    let resting = of_status(resting, |old| *old = status.unwrap_or_default());
+    of_spec(resting, |spec| {
+        spec.budget = Some(Budget {
+            limit: limit.to_owned(),
+        });
+    })
+}
+
+const DOLLAR: u64 = 1_000_000_000_000;
+
+fn to_spend() -> Vec<Scenario> {
+    let refused = || spending("2", 1_950_000_000_000, Some(DOLLAR * 2));
+    table! {
+        "what was spent isn't told below half of the budget" => spending("2", DOLLAR - 1, None);
+        "at half of it it is" => spending("2", DOLLAR, None);
+        "and not again before four fifths" => of_status(spending("2", 1_590_000_000_000, None), |status| {
+            status.spend = Some(Spend { usd: "1.0000".to_owned(), ..Spend::default() });
+        });
+        "nor by a leader that doesn't know what was spent before it" => of_status(spending("2", 0, None), |status| {
+            status.spend = Some(Spend { usd: "1.0000".to_owned(), ..Spend::default() });
+        });
+        "what its gateway says is told, and how that differs" =>
+            compared(spending("2", DOLLAR / 10, None), DOLLAR / 10, DOLLAR / 5);
+        "and what it has spent may be less than was told" =>
+            of_status(compared(spending("2", DOLLAR, None), DOLLAR, DOLLAR + DOLLAR / 10), |status| {
+                status.spend = Some(Spend { usd: "1.1000".to_owned(), ..Spend::default() });
+            });
+        "a harness that was refused has a moment to say so" => later(refused(), 4_000);
+        "then the session is paused" => later(refused(), 5_000);
+        "although its harness has given up" => {
+            let mut snapshot = refused();
+            snapshot.run.exited = Some(exited(1));
+            snapshot
+        };
+        "one that wouldn't resume goes on without models" =>
+            of_spec(refused(), |spec| spec.task.on_interrupt = Some(OnInterrupt::Report));
+        "of another budget it says nothing" => spending("3", 1_950_000_000_000, Some(DOLLAR * 2));
+        "paused it waits" => broke("2");
+        "a smaller budget changes nothing" => broke("1");
+        "a larger one continues it" => broke("2.50");
+        "and so does none" => of_spec(broke("2"), |spec| spec.budget = None);
+    }
+}
+
+fn to_rest() -> Vec<Scenario> {
+    let woken = paused(InputFacts::Newest(4), 1_000);
+    table! {
+        "a session that waits is looked at again when it is idle" => later(may_be_idle(Some(3)), 299_000);
+        "then it gives its sandbox back" => later(may_be_idle(Some(3)), 301_000);
+        "one that works isn't idle" => later(may_be_idle(None), 301_000);
+        "one whose stream is away may have work" => {
+            let waits = may_be_idle(Some(3));
+            later(of_stream(waits, |stream| stream.waits = None), 301_000)
+        };
+        "while it rests it waits until nobody needs it" => paused(InputFacts::Newest(3), 600_000);
+        "not before its pod has said its last word" => Snapshot { is_attached: true, ..woken.clone() };
+        "the next input continues it" => woken.clone();
+        "in the next pod" => {
+            let next = Snapshot { claims: vec![claim(2, ready())], sandbox: running().sandbox, pod: running().pod, ..woken };
+            next_bind(Snapshot { stream: running().stream, ..next })
+        };
+        "without the database nobody knows" => paused(InputFacts::Away("no connection".to_owned()), 600_000);
+        "after an hour it is over" => paused(InputFacts::Newest(3), 3_600_000);
+        "without a pause before, too" => later(
+            of_spec(may_be_idle(Some(3)), |spec| spec.lifecycle.get_or_insert_default().idle_suspend_after = None),
+            3_601_000,
+        );
+    }
+}
+
 fn to_claim() -> Vec<Scenario> {
     table! {
         "a new session claims from the serving pair" => new();
@@ -442,15 +610,22 @@ fn to_claim() -> Vec<Scenario> {
         "onInterrupt Report is" => of_spec(new(), |spec| spec.task.on_interrupt = Some(OnInterrupt::Report));
         "retries are not implemented" => of_spec(new(), |spec| spec.task.retries = Some(2));
         "zero retries are" => of_spec(new(), |spec| spec.task.retries = Some(0));
-        "a pull request is not implemented" => of_spec(new(), |spec| {
-            let pull_request = Some(PullRequest { open: true, base: None });
-            spec.repository = Some(Repository { pull_request, ..Repository::default() });
-        });
-        "a budget is not implemented" => of_spec(new(), |spec| {
+        "a pull request can be opened on a forge of the install" => {
+            let mut snapshot = pulling("agent/work");
+            snapshot.pulls = Some(Pulls { api: String::new(), page: String::new() });
+            snapshot
+        };
+        "and on no other" => pulling("agent/work");
+        "a pull request needs a branch" => pulling("");
+        "a session with a budget begins as any other" => of_spec(new(), |spec| {
             spec.budget = Some(Budget { limit: "5".to_owned() });
         });
-        "idle times are not implemented" =>
-            of_spec(new(), |spec| spec.lifecycle.get_or_insert_default().idle_suspend_after = Some(minutes(5)));
+        "a session that runs to completion is never idle" =>
+            of_spec(new(), |spec| spec.lifecycle.get_or_insert_default().idle_release_after = Some(minutes(5)));
+        "an idle one without checkpoints would lose its conversation" => of_spec(new(), |spec| {
+            spec.task.mode = Some(TaskMode::Interactive);
+            spec.lifecycle.get_or_insert_default().idle_suspend_after = Some(minutes(5));
+        });
     }
 }
 
