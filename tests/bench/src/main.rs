@@ -5,10 +5,14 @@
 //! installed: works in a namespace, and in a directory, of its own.
 
 #[cfg(feature = "cluster")]
+mod agents;
+#[cfg(feature = "cluster")]
 mod audit;
 mod docs;
 #[cfg(feature = "cluster")]
 mod follow;
+#[cfg(feature = "cluster")]
+mod grants;
 #[cfg(feature = "proxy")]
 mod proxy;
 mod report;
@@ -28,12 +32,19 @@ struct Arguments {
     /// Names the benchmarks.
     #[arg(long)]
     list: bool,
-    /// Rounds: 60 serial ones of `sessions`, 3 of each scenario of `proxy` unless said otherwise.
+    /// Rounds: 60 serial ones of `sessions`, 50 of `grants`, 3 of `agents` and of each scenario of `proxy` unless said otherwise.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     n: Option<u32>,
     /// Rounds of a pool's worth of sessions at once.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
+    /// Sessions of `agents` that print at once.
+    #[arg(long, default_value_t = 80, value_parser = clap::value_parser!(u16).range(1..=500))]
+    at_once: u16,
+    /// One part of `agents` alone.
+    #[cfg(feature = "cluster")]
+    #[arg(long)]
+    part: Option<agents::Part>,
     /// Minutes of `idle`.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=60))]
     minutes: u32,
@@ -51,6 +62,8 @@ async fn main() -> Result<()> {
     if arguments.list {
         println!("sessions   bare SandboxClaims beside AgentSessions, on one warm pool");
         println!("idle       what Berth asks for beside a thousand finished sessions");
+        println!("grants     from a merge to the first permitted call, and from its revert to the first refused one");
+        println!("agents     the four agent programs: first request, turns, resume, streams, beside bare pods");
         println!("proxy      the sidecar beside hudsucker, Envoy, mitmproxy and no proxy, without a cluster");
         println!("docs       writes the figures of the last `proxy` into docs/benchmarks.md and its plot");
         return Ok(());
@@ -71,6 +84,13 @@ async fn main() -> Result<()> {
             let log = audit_log(arguments.cluster_dir)?;
             report::publish("idle", &sessions::measure_idle(arguments.minutes, &log).await?)
         }
+        #[cfg(feature = "cluster")]
+        "grants" => report::publish("grants", &grants::measure(arguments.n.unwrap_or(50)).await?),
+        #[cfg(feature = "cluster")]
+        "agents" => report::publish(
+            "agents",
+            &agents::measure(arguments.n.unwrap_or(3), arguments.at_once, arguments.part).await?,
+        ),
         #[cfg(feature = "proxy")]
         "proxy" => report::publish(
             "proxy",

@@ -3,7 +3,8 @@
 //! In: a cluster with Berth. Out: rows. Overhead is what Berth adds to agent-sandbox: session create → claim create, and
 //! claim Ready seen → the sidecar's acknowledgement. All are on this machine's one clock: the claim's create is when the
 //! API server received it (audit log), the acknowledgement when the controller did (its log). Never lets a cold start
-//! in: each batch begins with a full pool.
+//! in: each batch begins with a full pool, and what fills it again is held back while it is measured, since starting pods
+//! would be most of what two cores do.
 
 mod acknowledged;
 mod idle;
@@ -37,6 +38,9 @@ const BATCH: u32 = POOL as u32 / 2;
 /// Two cores start a pool's pods in about a minute.
 const REFILL: Duration = Duration::from_mins(4);
 
+/// What sessions do: nothing, and longer than a batch takes, so that as with bare claims none is given back meanwhile.
+const HELD: &str = "sleep 12";
+
 /// What is measured on.
 struct Bench {
     team: Team,
@@ -45,6 +49,17 @@ struct Bench {
     sessions: Api<AgentSession>,
     seen_claims: Follow,
     seen_sessions: Follow,
+}
+
+/// The scheduler stands still as long as this lives, also when a measurement fails.
+struct HeldBack(Cluster);
+
+impl Drop for HeldBack {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.process("start", "kube-scheduler") {
+            eprintln!("the scheduler can't be started again: {error:#}");
+        }
+    }
 }
 
 /// One session's way.
@@ -97,10 +112,12 @@ impl Bench {
         for first in (0..n).step_by(BATCH as usize) {
             self.full().await?;
             let batch = first..n.min(first + BATCH);
+            let held = self.hold_refill_back()?;
             for i in batch.clone() {
                 claims.push(self.claim(&format!("c{i}")).await?);
                 ways.push(self.session(&format!("s{i}")).await?);
             }
+            drop(held);
             self.clear(&batch.map(|i| i.to_string()).collect::<Vec<_>>(), true, true)
                 .await?;
             eprintln!("{} of {n} pairs", ways.len());
@@ -132,6 +149,12 @@ impl Bench {
         self.team.wait(&self.pool, "a full pool", REFILL, full).await.map(drop)
     }
 
+    /// New pods wait for a node meanwhile.
+    fn hold_refill_back(&self) -> Result<HeldBack> {
+        self.team.cluster.process("stop", "kube-scheduler")?;
+        Ok(HeldBack(self.team.cluster.clone()))
+    }
+
     /// Created → Ready.
     async fn claim(&self, name: &str) -> Result<Duration> {
         let mut claim = SandboxClaim::new(
@@ -151,7 +174,7 @@ impl Bench {
     }
 
     async fn session(&self, name: &str) -> Result<Way> {
-        let session: AgentSession = serde_json::from_str(&session_yaml(name, "true"))?;
+        let session: AgentSession = serde_json::from_str(&session_yaml(name, HELD))?;
         let (created, began) = (Timestamp::now(), Instant::now());
         self.sessions.create(&PostParams::default(), &session).await?;
         let seen = one(&self.seen_sessions, name).await?;
@@ -169,10 +192,14 @@ impl Bench {
     async fn at_once(&self, round: u32) -> Result<(Vec<Duration>, Vec<Way>)> {
         let names: Vec<_> = (0..POOL).map(|i| format!("-once{round}-{i}")).collect();
         self.full().await?;
+        let held = self.hold_refill_back()?;
         let claims = try_join_all(names.iter().map(async |name| self.claim(&format!("c{name}")).await)).await?;
+        drop(held);
         self.clear(&names, true, false).await?;
         self.full().await?;
+        let held = self.hold_refill_back()?;
         let ways = try_join_all(names.iter().map(async |name| self.session(&format!("s{name}")).await)).await?;
+        drop(held);
         self.clear(&names, false, true).await?;
         Ok((claims, ways))
     }

@@ -24,6 +24,8 @@ pub struct Cluster {
     pub folder: PathBuf,
     /// Base URL of the forge.
     pub forge: String,
+    /// The forge's host as pods reach it, over TLS by the cluster's own authority.
+    pub forge_host: String,
     /// Administrator of the forge, and the password.
     pub forge_login: (String, String),
 }
@@ -45,6 +47,7 @@ pub async fn cluster() -> Result<Cluster> {
         owner_database_url: variable("BERTH_OWNER_DATABASE_URL")?,
         folder: variable("BERTH_CLUSTER_DIR")?.into(),
         forge: variable("BERTH_GITEA_URL")?,
+        forge_host: variable("BERTH_FORGE_URL")?.trim_start_matches("https://").to_owned(),
         forge_login: (variable("BERTH_GITEA_USER")?, variable("BERTH_GITEA_PASSWORD")?),
     })
 }
@@ -63,6 +66,15 @@ impl Cluster {
     fn tool(&self, arguments: &[&str]) -> Result<()> {
         self.run(concat!(env!("CARGO_MANIFEST_DIR"), "/../cluster/cluster"), arguments)
             .map(drop)
+    }
+
+    /// The number that a query of the record gives; its parameters are text.
+    pub async fn number(&self, query: &'static str, parameters: &[&str]) -> Result<Option<i64>> {
+        let mut query = sqlx::query_scalar(query);
+        for parameter in parameters {
+            query = query.bind((*parameter).to_owned());
+        }
+        Ok(query.fetch_one(&self.database).await?)
     }
 
     /// Runs a program with the environment that this process has, such as kubectl; gives standard output.

@@ -4,6 +4,8 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
+use base64::Engine as _;
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -93,7 +95,7 @@ impl Repository {
     pub async fn stranger(&self, name: &str) -> Result<User> {
         let user = User {
             login: format!("{}-{name}", self.path.rsplit('/').next().unwrap_or_default()),
-            password: format!("fake-{:x}", jiff::Timestamp::now().as_nanosecond()),
+            password: format!("fake-{:x}", Timestamp::now().as_nanosecond()),
         };
         let made = json!({
             "username": user.login, "email": user.email(), "password": user.password, "must_change_password": false,
@@ -155,14 +157,31 @@ impl Repository {
         bail!("no pull request can be opened of {branch}")
     }
 
-    /// Waits until the forge lists a pushed commit as one of the pull request's: it learns of it beside the push, and
-    /// an approval or a merge doesn't wait for that.
+    /// A stranger's fork with one more file on branch `ask`, and the pull request that asks for it; gives its number.
+    pub async fn ask_from_fork(&self, user: &User, file: &str, text: &str) -> Result<u64> {
+        let fork = format!("repos/{}/forks", self.path);
+        self.api_as(user, "POST", &fork, &json!({})).await?;
+        let name = self.path.rsplit('/').next().unwrap_or_default();
+        let content = base64::prelude::BASE64_STANDARD.encode(text);
+        let written = json!({ "content": content, "message": "Ask", "branch": "main", "new_branch": "ask" });
+        let path = format!("repos/{}/{name}/contents/{file}", user.login);
+        self.api_as(user, "POST", &path, &written).await?;
+        self.open(user, &format!("{}:ask", user.login)).await
+    }
+
+    /// Waits until the forge has seen a pushed commit through: it lists it as one of the pull request's, has it as the head, and
+    /// has looked whether it can be merged. It does all that beside the push, and neither an approval nor a merge waits
+    /// for it.
     pub async fn listed(&self, number: u64, commit: &str) -> Result<()> {
-        let path = format!("repos/{}/pulls/{number}/commits?files=false", self.path);
+        let pull = format!("repos/{}/pulls/{number}", self.path);
         for _ in 0..MERGE_TRIES {
-            let commits = self.api("GET", &path, &Value::Null).await?;
+            let commits = self
+                .api("GET", &format!("{pull}/commits?files=false"), &Value::Null)
+                .await?;
+            let now = self.api("GET", &pull, &Value::Null).await?;
             let mut commits = commits.as_array().into_iter().flatten();
-            if commits.any(|it| it["sha"] == commit) {
+            let is_head = now["head"]["sha"] == commit && now["mergeable"] == true;
+            if commits.any(|it| it["sha"] == commit) && is_head {
                 return Ok(());
             }
             tokio::time::sleep(MERGE_WAIT).await;
@@ -180,6 +199,12 @@ impl Repository {
 
     /// Merges it as `merge`, `squash` or `rebase`, and fetches what came of it; gives the branch's commit.
     pub async fn merge(&self, user: &User, number: u64, style: &str) -> Result<String> {
+        self.merged(user, number, style).await?;
+        self.follow()
+    }
+
+    /// The same without fetching it; gives when the forge said that it is done.
+    pub async fn merged(&self, user: &User, number: u64, style: &str) -> Result<Timestamp> {
         let path = format!("repos/{}/pulls/{number}/merge", self.path);
         // The forge looks whether it can be merged beside the request that opened it.
         for _ in 0..MERGE_TRIES {
@@ -187,7 +212,7 @@ impl Repository {
                 Err(error) if error.to_string().contains("405") => tokio::time::sleep(MERGE_WAIT).await,
                 other => {
                     other?;
-                    return self.follow();
+                    return Ok(Timestamp::now());
                 }
             }
         }

@@ -14,7 +14,7 @@ use kube::ResourceExt;
 use serde_json::{Value, json};
 
 use crate::origin::Outside;
-use crate::{Cluster, Team, node};
+use crate::{Cluster, PATIENCE, Team, node};
 
 /// A namespace with a host outside and a pool that trusts it.
 pub struct Scene {
@@ -89,7 +89,7 @@ impl Scene {
             status.conditions.iter().any(is)
         };
         self.team
-            .wait::<CredentialBinding>(name, "Granted", GRANTED, granted)
+            .wait::<CredentialBinding>(name, "Granted", PATIENCE, granted)
             .await
             .map(drop)
     }
@@ -111,17 +111,7 @@ impl Scene {
         self.team.apply(&session).await?;
         let running = self.team.phase(name, Phase::Running).await?;
         self.receives(value).await?;
-        self.granted(&running).await
-    }
-
-    async fn granted(&self, session: &AgentSession) -> Result<Granted> {
-        let pod = self.team.pod_of(session).await?;
-        Ok(Granted {
-            uid: session.uid().context("a uid")?,
-            namespace: self.team.namespace.clone(),
-            cluster: self.team.cluster.clone(),
-            pod,
-        })
+        Granted::of(&self.team, &running).await
     }
 
     /// Waits until the host gets this, from now on.
@@ -132,7 +122,7 @@ impl Scene {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
-        tokio::time::timeout(GRANTED, look)
+        tokio::time::timeout(PATIENCE, look)
             .await
             .context("the host outside didn't get what it should")
     }
@@ -150,6 +140,16 @@ impl Scene {
 }
 
 impl Granted {
+    /// A session that runs.
+    pub async fn of(team: &Team, session: &AgentSession) -> Result<Self> {
+        Ok(Self {
+            uid: session.uid().context("a uid")?,
+            namespace: team.namespace.clone(),
+            cluster: team.cluster.clone(),
+            pod: team.pod_of(session).await?,
+        })
+    }
+
     /// The sidecar's process, as the node sees it under runc.
     pub fn sidecar(&self) -> Result<u32> {
         node::process(&self.pod.uid().context("a uid")?, "berth-sidecar")
@@ -314,5 +314,3 @@ fn run(mut command: Command, input: &str) -> Result<Vec<String>> {
 
 /// Of the agent's environment.
 const PROXY_PORT: u16 = 14322;
-/// One look of the controller at bindings, and a push.
-const GRANTED: Duration = Duration::from_secs(40);

@@ -2,13 +2,18 @@
 //! that are watches.
 //!
 //! In: the environment that `tests/cluster/cluster env` prints. Every test makes its own namespace, so that tests run
-//! beside each other; nothing here is a stand-in.
+//! beside each other; what is a stand-in is called so.
 
+pub mod agent;
 pub mod api;
 pub mod audit;
 pub mod cluster;
+pub mod diagnosis;
+pub mod flux;
 pub mod forge;
 pub mod granted;
+pub mod hook;
+pub mod litellm;
 pub mod node;
 pub mod origin;
 pub mod team;
@@ -16,4 +21,4 @@ pub mod team;
 pub use cluster::{Cluster, cluster};
 pub use forge::{Repository, User};
 pub use granted::{Granted, Scene};
-pub use team::{Team, session_yaml};
+pub use team::{PATIENCE, Team, session_yaml};

@@ -17,7 +17,7 @@ use kube::{Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use crate::Cluster;
+use crate::{Cluster, diagnosis};
 
 /// A team's namespace.
 pub struct Team {
@@ -161,12 +161,44 @@ impl Team {
         )
     }
 
-    /// What a session's harness printed, over all its runs.
+    /// All that a session's program printed, once the record says that it ended: the record follows the status.
     pub async fn output(&self, session_uid: &str) -> Result<String> {
-        let select = "select coalesce(string_agg(convert_from(output, 'UTF8'), '' order by incarnation, client_seq), '') \
-            from session_event where session_uid = $1 and kind = 'output'";
-        let query = sqlx::query_scalar(select).bind(session_uid);
-        Ok(query.fetch_one(&self.cluster.database).await?)
+        self.recorded(session_uid, "its end", |ended, _| ended).await
+    }
+
+    /// What a session has printed so far, once the record holds `text`.
+    pub async fn output_with(&self, session_uid: &str, text: &str) -> Result<String> {
+        self.output_that(session_uid, text, |output| output.contains(text))
+            .await
+    }
+
+    /// The same once it is as wanted.
+    pub async fn output_that(&self, session_uid: &str, what: &str, wanted: impl Fn(&str) -> bool) -> Result<String> {
+        self.recorded(session_uid, what, |_, output| wanted(output)).await
+    }
+
+    /// Postgres tells nobody of a row: this looks every so often.
+    async fn recorded(&self, session_uid: &str, what: &str, wanted: impl Fn(bool, &str) -> bool) -> Result<String> {
+        let select = "select coalesce(bool_or(kind = 'exited'), false), \
+            coalesce(string_agg(convert_from(output, 'UTF8'), '' order by incarnation, client_seq) \
+                filter (where kind = 'output'), '') \
+            from session_event where session_uid = $1";
+        let mut last = String::new();
+        let look = async {
+            loop {
+                let query = sqlx::query_as(select).bind(session_uid);
+                let (ended, output): (bool, String) = query.fetch_one(&self.cluster.database).await?;
+                if wanted(ended, &output) {
+                    return Ok(output);
+                }
+                last = output;
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        match tokio::time::timeout(PATIENCE, look).await {
+            Ok(found) => found,
+            Err(_) => bail!("{what} isn't in the record of {session_uid}, which holds: {last}"),
+        }
     }
 
     /// Waits until no claim is left.
@@ -192,13 +224,18 @@ impl Team {
             }
             bail!("the watch ended")
         };
-        let done = tokio::time::timeout(SESSION, watch).await;
+        let done = tokio::time::timeout(PATIENCE, watch).await;
         done.with_context(|| format!("claims are left in {}", self.namespace))?
     }
 
     /// Applies a GitSource that follows `main` of a repository.
     pub async fn source(&self, name: &str, url: &str) -> Result<()> {
-        let spec = json!({ "url": url, "ref": { "branch": "main" }, "interval": "5s", "prune": true });
+        self.source_in_mode("Apply", name, url).await
+    }
+
+    /// The same in this mode: `Apply` or `Observe`.
+    pub async fn source_in_mode(&self, mode: &str, name: &str, url: &str) -> Result<()> {
+        let spec = json!({ "url": url, "ref": { "branch": "main" }, "interval": "5s", "prune": true, "mode": mode });
         let source = json!({
             "apiVersion": "berth.dev/v1alpha1", "kind": "GitSource", "metadata": { "name": name }, "spec": spec,
         });
@@ -224,19 +261,17 @@ impl Team {
             bail!("the watch ended")
         };
         let Ok(found) = tokio::time::timeout(most, watch).await else {
-            let seen = last.map_or_else(|| Ok("nothing".to_owned()), |object| serde_json::to_string(&object))?;
-            bail!(
-                "no {what} of {name} in {} within {}s; last seen: {seen}",
-                self.namespace,
-                most.as_secs()
-            );
+            let seen = last.map(serde_json::to_value).transpose()?.unwrap_or_default();
+            let (namespace, most) = (&self.namespace, most.as_secs());
+            let (says, around) = (diagnosis::says(&seen), diagnosis::describe(&self.cluster, namespace));
+            bail!("no {what} of {name} in {namespace} within {most}s; it says {says}\nlast seen: {seen}{around}");
         };
         found
     }
 
     /// Waits until a session's phase is this one.
     pub async fn phase(&self, name: &str, phase: berth_crds::Phase) -> Result<AgentSession> {
-        self.wait::<AgentSession>(name, phase.as_str(), SESSION, |session| {
+        self.wait::<AgentSession>(name, phase.as_str(), PATIENCE, |session| {
             session
                 .status
                 .as_ref()
@@ -247,7 +282,7 @@ impl Team {
 
     /// Waits until a session's condition has this status and reason.
     pub async fn condition(&self, name: &str, type_: &str, status: &str, reason: &str) -> Result<AgentSession> {
-        self.wait::<AgentSession>(name, &format!("{type_}={status}/{reason}"), SESSION, |session| {
+        self.wait::<AgentSession>(name, &format!("{type_}={status}/{reason}"), PATIENCE, |session| {
             let conditions = session
                 .status
                 .as_ref()
@@ -263,7 +298,7 @@ impl Team {
 
     /// Waits until a source says something of its status.
     pub async fn source_says(&self, name: &str, what: &str, wanted: impl Fn(&GitSource) -> bool) -> Result<GitSource> {
-        self.wait::<GitSource>(name, what, SOURCE, wanted).await
+        self.wait::<GitSource>(name, what, PATIENCE, wanted).await
     }
 
     /// The pod that a bound session runs in.
@@ -293,7 +328,6 @@ impl Team {
 
 /// A pod starts in seconds; two cores start a dozen of them at once in a minute.
 const POOL_WARM: Duration = Duration::from_mins(2);
-/// From a session to any phase, with a leader change in between.
-const SESSION: Duration = Duration::from_mins(1);
-/// The interval is 5 s.
-const SOURCE: Duration = Duration::from_secs(40);
+/// How long a wait that claims no speed has: any step of a session or a grant, with a leader change in between, on a
+/// machine that others keep busy.
+pub const PATIENCE: Duration = Duration::from_mins(2);

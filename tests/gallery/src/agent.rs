@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
@@ -145,23 +145,34 @@ pub async fn within<T>(doing: impl Future<Output = Result<T>>) -> Result<T> {
     timeout(PATIENCE, doing).await.context("nothing happened in time")?
 }
 
-/// Reads one answer, whole.
+/// Reads one answer, whole; fails where nothing of it comes for a while.
 pub async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Response> {
-    within(read_patiently(stream)).await
-}
-
-async fn read_patiently<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Response> {
-    let mut response = read_head(stream).await?;
+    let mut response = within(read_head(stream)).await?;
     let field = |name: &str| crate::origin::header(&response.head, name);
     if let Some(length) = field("content-length") {
         response.body = vec![0; length.parse()?];
-        stream.read_exact(&mut response.body).await?;
+        fill(stream, &mut response.body).await?;
     } else if field("transfer-encoding").is_some() {
         response.body = chunks(stream).await?;
     } else if response.status != 204 && response.status != 304 && response.status >= 200 {
-        stream.read_to_end(&mut response.body).await?;
+        response.body = within(async {
+            let mut body = Vec::new();
+            stream.read_to_end(&mut body).await?;
+            Ok(body)
+        })
+        .await?;
     }
     Ok(response)
+}
+
+/// Reads until the buffer is full, however long it takes, while something comes.
+async fn fill<S: AsyncRead + Unpin>(stream: &mut S, mut buffer: &mut [u8]) -> Result<()> {
+    while !buffer.is_empty() {
+        let count = within(async { Ok(stream.read(buffer).await?) }).await?;
+        ensure!(count > 0, "the connection ended");
+        buffer = &mut buffer[count..];
+    }
+    Ok(())
 }
 
 /// A head, byte by byte so that nothing of what follows is lost.
@@ -212,15 +223,15 @@ pub async fn discard<S: AsyncRead + Unpin>(stream: &mut S, head: &str) -> Result
 async fn chunks<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Vec<u8>> {
     let mut body = Vec::new();
     loop {
-        let size = usize::from_str_radix(&line(stream).await?, 16)?;
+        let size = usize::from_str_radix(&within(line(stream)).await?, 16)?;
         if size == 0 {
-            while !line(stream).await?.is_empty() {}
+            while !within(line(stream)).await?.is_empty() {}
             return Ok(body);
         }
         let begin = body.len();
         body.resize(begin + size, 0);
-        stream.read_exact(&mut body[begin..]).await?;
-        line(stream).await?;
+        fill(stream, &mut body[begin..]).await?;
+        within(line(stream)).await?;
     }
 }
 

@@ -1,4 +1,5 @@
-//! A stand-in of LiteLLM: its four key routes and, for the keys that those made, one route with a played model. LiteLLM's
+//! A stand-in of LiteLLM: its key routes, its list of prices and, for the keys that those made, one route with a played
+//! model. LiteLLM's
 //! own routes need its database engine (Prisma's), which comes from no package registry. Shapes, refusals and the order of
 //! the checks are those of its source, litellm/proxy/management_endpoints/key_management_endpoints.py of 1.110.
 
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
 
 use crate::origin::{Answer, Authority, Origin, Seen};
 
@@ -106,6 +108,8 @@ impl Gateway {
             "/key/update" => self.update(body(seen)),
             "/key/delete" => self.delete(&body(seen)),
             "/key/aliases" => self.aliases(query),
+            "/key/info" => self.info(query),
+            "/model/info" => respond(200, &prices()),
             _ => respond(404, &json!({"detail": "Not Found"})),
         }
     }
@@ -172,6 +176,18 @@ impl Gateway {
         respond(200, &json!({"deleted_keys": deleted}))
     }
 
+    fn info(&self, query: &str) -> Vec<u8> {
+        let named = query.strip_prefix("key=").unwrap_or_default();
+        let found = self
+            .keys
+            .iter()
+            .find(|(key, _)| hex::encode(Sha256::digest(key)) == named);
+        match found {
+            Some((_, row)) => respond(200, &json!({"key": named, "info": row})),
+            None => refuse(404, "Key not found in database", "not_found_error", Some("key")),
+        }
+    }
+
     fn aliases(&self, query: &str) -> Vec<u8> {
         let parameter = |name: &str| {
             let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
@@ -192,8 +208,8 @@ impl Gateway {
     }
 
     /// A model that always says the same, for a key that may use it.
-    fn complete(&self, key: &str, asked: &Map<String, Value>) -> Vec<u8> {
-        let Some(row) = self.keys.get(key) else {
+    fn complete(&mut self, key: &str, asked: &Map<String, Value>) -> Vec<u8> {
+        let Some(row) = self.keys.get_mut(key) else {
             let message = "Authentication Error, Invalid proxy server token passed.";
             return refuse(401, message, "token_not_found_in_db", Some("key"));
         };
@@ -209,10 +225,15 @@ impl Gateway {
         }
         let message = json!({"role": "assistant", "content": "played"});
         let choice = json!({"index": 0, "message": message, "finish_reason": "stop"});
-        respond(
-            200,
-            &json!({"object": "chat.completion", "model": model, "choices": [choice]}),
-        )
+        let usage = json!({"prompt_tokens": PROMPT, "completion_tokens": ANSWER, "total_tokens": PROMPT + ANSWER});
+        let spent = row.get("spend").and_then(Value::as_f64).unwrap_or_default();
+        row.insert("spend".to_owned(), json!(spent + COST));
+        let mut said = json!({"object": "chat.completion", "model": model, "choices": [choice]});
+        // There are providers that don't say.
+        if asked.get("user") != Some(&json!(UNTOLD)) {
+            said["usage"] = usage;
+        }
+        respond(200, &said)
     }
 
     fn over_budget(&self, asked: &Map<String, Value>) -> Option<Vec<u8>> {
@@ -234,6 +255,14 @@ impl Gateway {
     }
 }
 
+/// What the played model costs, as LiteLLM lists it.
+fn prices() -> Value {
+    let info = json!({
+        "input_cost_per_token": INPUT_COST, "output_cost_per_token": OUTPUT_COST, "max_output_tokens": 1000,
+    });
+    json!({"data": [{"model_name": "gpt-fake", "litellm_params": {"model": "gpt-fake"}, "model_info": info}]})
+}
+
 fn body(seen: &Seen) -> Map<String, Value> {
     serde_json::from_slice(&seen.body).unwrap_or_default()
 }
@@ -252,5 +281,14 @@ fn respond(status: u16, said: &Value) -> Vec<u8> {
     [head.as_bytes(), said.as_bytes()].concat()
 }
 
+/// Tokens of every prompt, and of every answer.
+const PROMPT: u64 = 10;
+const ANSWER: u64 = 9;
+const INPUT_COST: f64 = 1e-4;
+const OUTPUT_COST: f64 = 1e-3;
+/// Who asks as this user isn't told what an answer used.
+pub const UNTOLD: &str = "untold";
+/// What every answer costs, in dollars.
+pub const COST: f64 = 0.01;
 /// Its admin key.
 pub const ADMIN: &str = "sk-fake-admin-key-0123456789";

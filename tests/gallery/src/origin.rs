@@ -62,6 +62,8 @@ impl Authority {
     pub fn new() -> Result<Self> {
         let key = KeyPair::generate()?;
         let mut parameters = CertificateParams::default();
+        // A name of its own: OpenSSL takes a certificate whose issuer has its subject's for self-signed.
+        parameters.distinguished_name.push(rcgen::DnType::CommonName, "gallery");
         parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         let pem = parameters.self_signed(&key)?.pem();

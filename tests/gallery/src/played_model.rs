@@ -1,7 +1,8 @@
 //! A stand-in of a model: no provider can be had in a test. It speaks the three languages that agent programs speak to
 //! models (Anthropic's messages, OpenAI's responses and chat completions), streamed or whole, and follows one script:
 //!
-//! - asked with a tool that runs commands, it has the command run that the prompt names as ``Run `COMMAND` ``;
+//! - asked with a tool that runs commands, it has the command run that the prompt names as ``Run `COMMAND` ``, or
+//!   ``Run `COMMAND` 20 times``, one after the other;
 //! - told in the last message that it is in a new pod, it has the command run that an earlier message names as
 //!   ``Later run `COMMAND` ``: it can know that one from its conversation alone;
 //! - shown what a tool said, it says [`DONE`] and repeats that;
@@ -100,19 +101,23 @@ enum Heard {
 
 /// The newest thing that the script has an answer for counts: programs put reminders of their own between.
 fn next(conversation: &Conversation) -> Turn {
-    let mut command = None;
+    let (mut asked, mut results) = (None, Vec::new());
     for heard in conversation.heard.iter().rev() {
         match heard {
-            Heard::Tool(said) => return Turn::Says(format!("{DONE} {}", said.trim())),
-            Heard::User(said) if said.contains("new pod") => command = earlier(conversation, "Later run `"),
-            Heard::User(said) => command = named(said, "Run `"),
+            Heard::Tool(said) => results.push(said),
+            Heard::User(said) if said.contains("new pod") => asked = earlier(conversation, "Later run `"),
+            Heard::User(said) => asked = named(said, "Run `"),
         }
-        if command.is_some() {
+        if asked.is_some() {
             break;
         }
     }
+    let times = asked.as_ref().map_or(0, |(_, times)| *times);
+    if let Some(newest) = results.first().filter(|_| results.len() >= times) {
+        return Turn::Says(format!("{DONE} {}", newest.trim()));
+    }
     let tool = conversation.tools.iter().find(|name| SHELLS.contains(&name.as_str()));
-    let (Some(command), Some(tool)) = (command, tool) else {
+    let (Some((command, _)), Some(tool)) = (asked, tool) else {
         return Turn::Says(PLAYED.to_owned());
     };
     let arguments = match tool.as_str() {
@@ -132,17 +137,22 @@ fn next(conversation: &Conversation) -> Turn {
     }
 }
 
-fn earlier(conversation: &Conversation, asks: &str) -> Option<String> {
+fn earlier(conversation: &Conversation, asks: &str) -> Option<(String, usize)> {
     conversation.heard.iter().rev().find_map(|heard| match heard {
         Heard::User(said) => named(said, asks),
         Heard::Tool(_) => None,
     })
 }
 
-/// The command in backquotes after these words.
-fn named(said: &str, asks: &str) -> Option<String> {
+/// The command in backquotes after these words, and how often it is to be run.
+fn named(said: &str, asks: &str) -> Option<(String, usize)> {
     let (_, rest) = said.rsplit_once(asks)?;
-    Some(rest.split_once('`')?.0.to_owned())
+    let (command, rest) = rest.split_once('`')?;
+    let times = rest
+        .trim_start()
+        .split_once(" times")
+        .and_then(|(times, _)| times.parse().ok());
+    Some((command.to_owned(), times.unwrap_or(1)))
 }
 
 fn reply(
@@ -237,6 +247,14 @@ mod tests {
             next(&conversation(heard)),
             Turn::Says("The command said: total 0".to_owned())
         );
+        let often = Conversation {
+            heard: vec![
+                Heard::User("Run `true` 2 times".to_owned()),
+                Heard::Tool("one".to_owned()),
+            ],
+            ..conversation(vec![])
+        };
+        assert_eq!(called(&next(&often)), "true");
         let without_tools = Conversation {
             tools: vec![],
             ..conversation(vec![])

@@ -4,144 +4,30 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use berth_crds::{AgentSession, Phase};
+use berth_crds::Phase;
+use berth_e2e::agent::{Agent, CLAUDE_CODE, CODEX, HERMES, KEY, LONGEST, OPEN_CODE, World, is_asked};
 use berth_e2e::api::Caller;
-use berth_e2e::origin::{Outside, name, trust};
-use berth_e2e::{Team, cluster};
-use berth_gallery::origin::{Authority, Origin, Seen};
+use berth_gallery::origin::Seen;
 use berth_gallery::played_model;
 use kube::ResourceExt;
-use serde_json::{Value, json};
 
 use crate::interactive::waits;
 use crate::resume::row;
 
-const KEY: &str = "sk-fake-key-of-the-played-model-0123456789";
-
-/// How an agent program is told of its model.
-struct Agent {
-    /// Of its pool.
-    kind: &'static str,
-    /// `localhost/berth-IMAGE:dev`.
-    image: &'static str,
-    /// The variable with the model's address, and what follows the host in it.
-    address: (&'static str, &'static str),
-    /// The variable with the key's stub.
-    key: &'static str,
-}
-
-const CLAUDE_CODE: Agent = Agent {
-    kind: "ClaudeCode",
-    image: "claude-code",
-    address: ("ANTHROPIC_BASE_URL", ""),
-    key: "ANTHROPIC_AUTH_TOKEN",
-};
-const CODEX: Agent = openai("Codex", "codex");
-const HERMES: Agent = openai("Hermes", "hermes");
-const OPEN_CODE: Agent = openai("OpenCode", "opencode");
-
-const fn openai(kind: &'static str, image: &'static str) -> Agent {
-    let (address, key) = (("OPENAI_BASE_URL", "/v1"), "OPENAI_API_KEY");
-    Agent {
-        kind,
-        image,
-        address,
-        key,
-    }
-}
-
-/// A team whose pool runs an agent program, and the model that it may use.
-struct World {
-    team: Team,
-    agent: &'static Agent,
-    model: Outside,
-}
-
-impl World {
-    async fn create(agent: &'static Agent) -> Result<Self> {
-        let cluster = cluster().await?;
-        cluster.add(&["agents", agent.image])?;
-        let team = Team::create(&cluster, agent.image).await?;
-        let authority = Authority::new()?;
-        trust(&team, &authority).await?;
-        let host = name(&team, "model");
-        let origin = Origin::http1(&authority, &[&host], played_model::answer()).await?;
-        let model = Outside::of(&team, "model", origin).await?;
-        team.policy(json!({ "allow": [{ "name": "all", "hosts": [host] }], "require": { "direct": true } }))
-            .await?;
-        team.offer("key", KEY, &host).await?;
-        let source = json!({ "secretRef": { "name": "key", "key": "token" } });
-        let route = json!({
-            "name": "model", "host": host, "addresses": ["10.0.0.0/8"], "methods": ["GET", "POST"], "paths": ["/v1/**"],
-            "inject": { "header": { "name": "Authorization", "forms": ["Bearer {}"] } },
-        });
-        let spec = json!({
-            "credential": { "name": agent.key, "source": source }, "subjects": { "allSessions": true },
-            "routes": [route], "reason": "e2e",
-        });
-        team.apply(&json!({
-            "apiVersion": "berth.dev/v1alpha1", "kind": "CredentialBinding", "metadata": { "name": "model" }, "spec": spec,
-        }))
-        .await?;
-        let mut pool = team.pool(0);
-        pool["spec"]["caBundleRef"] = json!({ "name": "upstream-ca" });
-        pool["spec"]["harness"] = json!({
-            "kind": agent.kind, "image": format!("localhost/berth-{}:dev", agent.image),
-        });
-        team.apply(&pool).await?;
-        Ok(Self { team, agent, model })
-    }
-
-    fn session(&self, prompt: &str) -> Value {
-        let (variable, path) = self.agent.address;
-        let spec = json!({
-            "poolRef": { "name": "pool" }, "task": { "prompt": prompt }, "model": "played",
-            "credentials": [{ "name": self.agent.key }],
-            "env": [{ "name": variable, "value": format!("https://{}{path}", self.model.host) }],
-        });
-        json!({ "apiVersion": "berth.dev/v1alpha1", "kind": "AgentSession", "metadata": { "name": "s" }, "spec": spec })
-    }
-
-    /// Waits until the session's program has ended; gives the session and what it printed.
-    async fn ended(&self) -> Result<(AgentSession, String)> {
-        let ended = |session: &AgentSession| {
-            let result = session.status.as_ref().and_then(|status| status.result.as_ref());
-            result.is_some_and(|result| result.exit_code.is_some())
-        };
-        let session = self.team.wait::<AgentSession>("s", "its end", AGENT, ended).await?;
-        let printed = self.team.output(&session.uid().context("a uid")?).await?;
-        Ok((session, printed))
-    }
-
-    /// Waits until a checkpoint has been taken after the agent's command wrote its file.
-    async fn kept(&self, session_uid: &str) -> Result<()> {
-        let files = "select coalesce(max((about ->> 'workspace')::int), 0) from checkpoint where session_uid = $1";
-        let look = async {
-            loop {
-                let query = sqlx::query_scalar::<_, i32>(files).bind(session_uid);
-                if query.fetch_one(&self.team.cluster.database).await? >= 2 {
-                    return Ok(());
-                }
-                // Postgres tells nobody of a row: this is a look every so often, not a wait for its own sake.
-                tokio::time::sleep(Duration::from_millis(200)).await;
+/// Waits until a checkpoint has been taken after the agent's command wrote its file.
+async fn kept(world: &World, session_uid: &str) -> Result<()> {
+    let files = "select coalesce(max((about ->> 'workspace')::int), 0) from checkpoint where session_uid = $1";
+    let look = async {
+        loop {
+            let query = sqlx::query_scalar::<_, i32>(files).bind(session_uid);
+            if query.fetch_one(&world.team.cluster.database).await? >= 2 {
+                return Ok(());
             }
-        };
-        tokio::time::timeout(AGENT, look).await.context("no checkpoint")?
-    }
-
-    /// What the program told of its work, in order.
-    async fn told(&self, session: &AgentSession) -> Result<Vec<Value>> {
-        let select =
-            "select data -> 'told' from session_event where session_uid = $1 and kind = 'said' order by client_seq";
-        let query = sqlx::query_scalar(select).bind(session.uid().context("a uid")?);
-        Ok(query.fetch_all(&self.team.cluster.database).await?)
-    }
-}
-
-fn is_asked(seen: &Seen) -> bool {
-    ["/v1/messages", "/v1/responses", "/v1/chat/completions"]
-        .iter()
-        .any(|path| seen.target().starts_with(path))
+            // Postgres tells nobody of a row: this is a look every so often, not a wait for its own sake.
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    tokio::time::timeout(LONGEST, look).await.context("no checkpoint")?
 }
 
 async fn a_command_is_run(agent: &'static Agent) -> Result<()> {
@@ -193,7 +79,7 @@ async fn it_goes_on_in_another_pod(agent: &'static Agent) -> Result<()> {
     world.team.apply(&session).await?;
     let session = world.team.phase("s", Phase::Running).await?;
     let uid = session.uid().context("a uid")?;
-    world.kept(&uid).await?;
+    kept(&world, &uid).await?;
     let pod = world.team.pod_of(&session).await?.name_any();
     world.team.kubectl(&["delete", "pod", &pod, "--wait=false"])?;
 
@@ -242,15 +128,15 @@ async fn it_is_talked_to(agent: &'static Agent) -> Result<()> {
         .say(team, "s", "Now you are in a new pod, do what comes later.")
         .await?;
     let session = waits(team, 2).await?;
-    let told = world.told(&session).await?;
-    let printed = team.output(&uid).await?;
-    let messages = told.iter().filter(|told| told["kind"] == "message");
-    let remembered = messages.filter(|told| told["text"].as_str().is_some_and(|text| text.contains("first")));
-    assert_eq!(remembered.count(), 3, "{told:?} {printed}");
+    row(team, REMEMBERED, &uid).await?;
     assert_eq!(session.status.map(|status| status.incarnation), Some(2));
     world.team.end_policy().await?;
     world.team.end().await
 }
+
+/// Both turns and the message of the second pod.
+const REMEMBERED: &str = "select count(*) = 3 from session_event where session_uid = $1 and kind = 'said' \
+    and data -> 'told' ->> 'kind' = 'message' and data -> 'told' ->> 'text' like '%first%'";
 
 const KEPT_WAITING: &str = "select exists (select from checkpoint where session_uid = $1 \
     and (about ->> 'input')::int = 1 and not (about ->> 'working')::bool)";
@@ -314,6 +200,3 @@ async fn hermes_works_with_a_key_it_never_sees() -> Result<()> {
 async fn opencode_works_with_a_key_it_never_sees() -> Result<()> {
     a_command_is_run(&OPEN_CODE).await
 }
-
-/// Hermes takes 24 s for its first run, says research; a cold pod comes before.
-const AGENT: Duration = Duration::from_mins(3);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use berth_crds::{AgentSession, Phase};
-use berth_e2e::{Cluster, Team, cluster, node};
+use berth_e2e::{Cluster, PATIENCE, Team, cluster, node};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
@@ -49,7 +49,7 @@ async fn another_leads(cluster: &Cluster, before: Option<String>) -> Result<()> 
         holder.as_ref().is_some_and(|holder| !holder.is_empty()) && holder != before
     };
     let wait = await_condition(leases, "berth-controller", changed);
-    tokio::time::timeout(Duration::from_secs(30), wait)
+    tokio::time::timeout(PATIENCE, wait)
         .await
         .context("nobody took over")??;
     Ok(())
@@ -157,7 +157,7 @@ async fn a_leader_that_was_stopped_changes_nothing_when_it_wakes() -> Result<()>
     let restarted = RestartedSince(restarts(&active));
     let name = active.name_any();
     let wait = await_condition(pods(&cluster), &name, restarted);
-    tokio::time::timeout(Duration::from_mins(1), wait)
+    tokio::time::timeout(PATIENCE, wait)
         .await
         .context("the stopped replica goes on")??;
     settled(&cluster)?;
@@ -256,7 +256,7 @@ async fn projected(team: &Team, uid: &str) -> Result<(String, bool)> {
             }
         }
     };
-    tokio::time::timeout(Duration::from_mins(1), ask)
+    tokio::time::timeout(PATIENCE, ask)
         .await
         .context("the session isn't projected")
 }

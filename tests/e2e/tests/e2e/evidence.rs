@@ -1,5 +1,7 @@
 //! A review on the real forge is what makes a binding grant; every way around it is refused with its reason.
 
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -21,17 +23,22 @@ pub(crate) struct Desk {
 
 impl Desk {
     pub(crate) async fn new(purpose: &str) -> Result<Self> {
+        Self::in_mode("Apply", purpose, &json!({ "review": { "minApprovals": 1 } })).await
+    }
+
+    /// With a GitSource in this mode and this `require` in the policy.
+    pub(crate) async fn in_mode(mode: &str, purpose: &str, require: &Value) -> Result<Self> {
         let team = Team::create(&cluster().await?, purpose).await?;
         team.offer("forge", "fake-value", "api.example.com").await?;
         team.policy(json!({
             "allow": [{ "name": "api", "hosts": ["api.example.com"] }],
-            "require": { "review": { "minApprovals": 1 } },
+            "require": require,
         }))
         .await?;
         let repository = Repository::create(&team.cluster, &team.namespace).await?;
         repository.write("README.md", "hello")?;
         repository.push("Begin")?;
-        team.source("source", &repository.url).await?;
+        team.source_in_mode(mode, "source", &repository.url).await?;
         Ok(Self {
             alice: repository.user("alice").await?,
             bob: repository.user("bob").await?,
@@ -47,7 +54,7 @@ impl Desk {
         self.repository.push_as(&self.alice, name, &format!("Ask for {name}"))
     }
 
-    fn write(&self, name: &str, methods: &[&str]) -> Result<()> {
+    pub(crate) fn write(&self, name: &str, methods: &[&str]) -> Result<()> {
         self.repository
             .write(&format!("{name}.yaml"), &binding(name, methods).to_string())
     }
@@ -87,7 +94,7 @@ impl Desk {
     }
 }
 
-fn binding(name: &str, methods: &[&str]) -> Value {
+pub(crate) fn binding(name: &str, methods: &[&str]) -> Value {
     let route = json!({
         "name": "api", "host": "api.example.com", "methods": methods,
         "inject": { "header": { "name": "Authorization", "forms": ["Bearer {}"] } },
@@ -283,5 +290,55 @@ async fn a_rewound_branch_brings_nothing_back() -> Result<()> {
     desk.end().await
 }
 
-/// Two looks of the source, 5 s apart, and one of the forge; the machine is shared.
-pub(crate) const SAID: Duration = Duration::from_mins(1);
+/// Two looks of the source, 5 s apart, and the looks at the forge, 10, 20 and 40 s apart, that one which is busy needs
+/// until it has written a merge down; the machine is shared, and nothing here is about speed.
+pub(crate) const SAID: Duration = Duration::from_mins(3);
+
+/// Commits everything with this key's signature, and pushes it.
+fn push_signed(desk: &Desk, key: &Path, subject: &str) -> Result<()> {
+    let repository = &desk.repository;
+    let signing = format!("user.signingkey={}", key.display());
+    repository.git(&["add", "--all"])?;
+    let with = ["-c", "gpg.format=ssh", "-c", &signing];
+    repository.git(&[&with[..], &["commit", "--quiet", "-S", "--message", subject]].concat())?;
+    repository.git(&["push", "--quiet", "origin", "HEAD:main"]).map(drop)
+}
+
+#[tokio::test]
+async fn a_commit_that_a_person_signed_grants_and_no_other() -> Result<()> {
+    let desk = Desk::new("signed").await?;
+    desk.team.end_policy().await?;
+    desk.team
+        .policy(json!({
+            "allow": [{ "name": "api", "hosts": ["api.example.com"] }], "require": { "signedCommits": true },
+        }))
+        .await?;
+    desk.write("a", &["GET"])?;
+    desk.repository.push("Ask without a signature")?;
+    desk.says("a", "Unsigned").await?;
+
+    // Anybody has a key; the install knows Alice's.
+    let folder = tempfile::tempdir()?;
+    let other = folder.path().join("other");
+    let made = Command::new("ssh-keygen")
+        .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+        .arg(&other)
+        .status()?;
+    anyhow::ensure!(made.success(), "no key");
+    desk.write("b", &["GET"])?;
+    push_signed(&desk, &other, "Ask with some key")?;
+    desk.says("b", "Unsigned").await?;
+
+    let alices = desk.team.cluster.folder.join("pki/alice");
+    desk.write("c", &["GET"])?;
+    push_signed(&desk, &alices, "Ask with a person's key")?;
+    let grant = desk.granted("c").await?;
+    assert_eq!(grant.evidence, [Evidence::Branch, Evidence::Signed]);
+    assert_eq!(grant.signer.as_deref(), Some("alice@example.com"));
+
+    // What is signed is the commit that brought it: a wider one without a signature undoes that.
+    desk.write("c", &["GET", "POST"])?;
+    desk.repository.push("Widen without a signature")?;
+    desk.says("c", "Unsigned").await?;
+    desk.end().await
+}

@@ -6,15 +6,16 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use berth_crds::{AgentSession, Phase};
 use berth_e2e::origin::{clusters_own, expose, name, trust};
-use berth_e2e::{Team, cluster};
-use berth_gallery::litellm_stand_in::{Fault, LiteLlmStandIn};
+use berth_e2e::{PATIENCE, Team, cluster};
+use berth_gallery::litellm_stand_in::{COST, Fault, LiteLlmStandIn, UNTOLD};
 use kube::ResourceExt;
 use serde_json::{Value, json};
+use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
 /// What `bin/up` configures.
-const GATEWAY: &str = "e2e";
-const NAMESPACE: &str = "e2e-gateway";
+pub(crate) const GATEWAY: &str = "e2e";
+pub(crate) const NAMESPACE: &str = "e2e-gateway";
 
 /// The gateway, and a team that may use it.
 struct Scene {
@@ -84,6 +85,29 @@ impl Scene {
         self.team.apply(&session).await.map(drop)
     }
 
+    /// What a session has spent: of all keys of the gateway that were ever its, and by the record, once that has all of it.
+    async fn spent(&self, session_uid: &str) -> Result<(f64, f64)> {
+        let asked = self.stand_in.origin.requests();
+        let calls = asked.iter().filter(|seen| seen.target() == "/v1/chat/completions");
+        let calls = calls.filter(|seen| seen.header("x-litellm-session-id").as_deref() == Some(session_uid));
+        let at_gateway = f64::from(u32::try_from(calls.count())?) * COST;
+        let sum = "select count(*) filter (where cost is null), coalesce(sum(cost), 0)::float8 / 1e12 from credential_use \
+            where session_uid = $1 and verdict = 'allowed'";
+        let look = async {
+            loop {
+                let query = sqlx::query_as(sum).bind(session_uid);
+                let (open, recorded): (i64, f64) = query.fetch_one(&self.team.cluster.database).await?;
+                if open == 0 && recorded > at_gateway - 1e-9 {
+                    return Ok((at_gateway, recorded));
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, look)
+            .await
+            .context("the record isn't complete")?
+    }
+
     /// Waits until the gateway has this many keys.
     async fn has_keys(&self, count: usize) -> Result<()> {
         let look = async {
@@ -91,30 +115,221 @@ impl Scene {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         };
-        let found = tokio::time::timeout(ASKED, look).await;
+        let found = tokio::time::timeout(PATIENCE, look).await;
         found.with_context(|| format!("{:?} instead of {count} keys", self.stand_in.keys()))
     }
 }
 
-/// What a session printed, once that has this.
-async fn printed(team: &Team, session: &AgentSession, text: &str) -> Result<String> {
-    let uid = session.uid().context("a uid")?;
-    let look = async {
-        loop {
-            let output = team.output(&uid).await?;
-            if output.contains(text) {
-                return Ok::<_, anyhow::Error>(output);
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    };
-    let found = tokio::time::timeout(ASKED, look).await;
-    found.with_context(|| format!("nothing of {text} is printed"))?
+/// One after the other, as there is one gateway.
+pub(crate) static TURN: Mutex<()> = Mutex::const_new(());
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_session_spends_stays_within_its_budget() -> Result<()> {
+    let _turn = TURN.lock().await;
+    let scene = Scene::create("budget").await?;
+    let (team, host) = (&scene.team, &scene.host);
+    // Each may cost 0.0254 dollars at most and does cost 0.01; fifty come at once.
+    let ask = format!(
+        "curl -s -w ' status=%{{http_code}}\\n' https://{host}/v1/chat/completions \
+        -H \"Authorization: Bearer $OPENAI_API_KEY\" -d '{{\"model\": \"gpt-fake\", \"max_tokens\": 20, \"messages\": []}}'"
+    );
+    let prompt = format!(
+        "ask() {{ {ask}; }}; echo life >> lives\n\
+        if [ -n \"$BERTH_RESUMED_FROM\" ]; then ask > more; cat more lives; exit; fi\n\
+        for i in $(seq 50); do ask > said.$i & done; wait; cat said.*; echo asked; sleep 600"
+    );
+    let spec = json!({
+        "poolRef": { "name": "pool" }, "task": { "prompt": prompt, "onInterrupt": "Resume" },
+        "credentials": [{ "name": "OPENAI_API_KEY" }], "budget": { "limit": "0.10" },
+    });
+    team.apply(&json!({
+        "apiVersion": "berth.dev/v1alpha1", "kind": "AgentSession", "metadata": { "name": "b" }, "spec": spec,
+    }))
+    .await?;
+    let broke = team
+        .condition("b", "BudgetExhausted", "True", "BudgetExhausted")
+        .await?;
+    let broke = team
+        .phase("b", Phase::Paused)
+        .await
+        .with_context(|| format!("{:?}", broke.status))?;
+    let uid = broke.uid().context("a uid")?;
+    team.claims_gone().await?;
+    let output = team.output_with(&uid, "asked").await?;
+    let passed = output.matches("status=200").count();
+    assert!(
+        (4..=10).contains(&passed) && passed + output.matches("status=402").count() == 50,
+        "{output}"
+    );
+    assert!(output.contains("the budget of this session is 0.1000 USD"), "{output}");
+    let spent = scene.spent(&uid).await?;
+    assert!(
+        spent.0 < 0.1001 && (spent.0 - spent.1).abs() < 1e-9,
+        "at the gateway and in the record: {spent:?}"
+    );
+    let shown: f64 = broke
+        .status
+        .and_then(|status| status.spend)
+        .context("what was spent")?
+        .usd
+        .parse()?;
+    assert!((shown - spent.0).abs() < 1e-3, "{shown} of {spent:?}");
+
+    // Not a cent more of the same budget; with a larger one it goes on where it was.
+    let raise = json!({ "spec": { "budget": { "limit": "0.20" } } }).to_string();
+    team.kubectl(&["patch", "agentsession", "b", "--type=merge", "--patch", &raise])?;
+    let over = team.phase("b", Phase::Succeeded).await?;
+    let status = over.status.context("a status")?;
+    assert_eq!((status.incarnation, status.resumes, status.paused), (2, 0, None));
+    let output = team.output_with(&uid, "life\nlife\n").await?;
+    assert!(output.ends_with("status=200\nlife\nlife\n"), "{output}");
+    let after = scene.spent(&uid).await?;
+    assert!(
+        (after.0 - spent.0 - COST).abs() < 1e-9 && (after.0 - after.1).abs() < 1e-9,
+        "{after:?}"
+    );
+    scene.team.end_policy().await?;
+    scene.team.end().await
 }
 
-/// One after the other, as there is one gateway.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_answer_does_not_tell_is_settled_by_the_gateways_figure() -> Result<()> {
+    let _turn = TURN.lock().await;
+    let scene = Scene::create("figure").await?;
+    let team = &scene.team;
+    let ask = |user: &str| {
+        format!(
+            "curl -s -w ' status=%{{http_code}}\\n' https://{}/v1/chat/completions -H \"Authorization: Bearer $OPENAI_API_KEY\" \
+            -d '{{\"model\": \"gpt-fake\", \"max_tokens\": 20, \"user\": \"{user}\", \"messages\": []}}'",
+            scene.host
+        )
+    };
+    // One may cost 0.0271 at most and keeps that, so that there is no room for another; both do cost 0.01.
+    let prompt = format!(
+        "{}; until [ -e go ]; do sleep 0.2; done; {}",
+        ask(UNTOLD),
+        ask("somebody")
+    );
+    let spec = json!({
+        "poolRef": { "name": "pool" }, "task": { "prompt": prompt }, "budget": { "limit": "0.05" },
+        "credentials": [{ "name": "OPENAI_API_KEY" }],
+    });
+    team.apply(&json!({
+        "apiVersion": "berth.dev/v1alpha1", "kind": "AgentSession", "metadata": { "name": "f" }, "spec": spec,
+    }))
+    .await?;
+    let session = team.phase("f", Phase::Running).await?;
+    let uid = session.uid().context("a uid")?;
+    team.output_with(&uid, "status=200").await?;
+    let (_, reserved) = scene.spent(&uid).await?;
+    assert!(reserved > 0.025, "{reserved}");
+    let says = |gateway: &'static str| {
+        move |session: &AgentSession| {
+            let spend = session.status.as_ref().and_then(|status| status.spend.as_ref());
+            spend.is_some_and(|spend| spend.gateway_usd.as_deref() == Some(gateway))
+        }
+    };
+    let told = team
+        .wait::<AgentSession>("f", "the gateway's figure", PATIENCE, says("0.0100"))
+        .await?;
+    let spend = told.status.and_then(|status| status.spend).context("what was spent")?;
+    let difference: f64 = spend.difference_usd.context("a difference")?.parse()?;
+    assert!(
+        spend.usd == "0.0100" && (difference - (COST - reserved)).abs() < 2e-4,
+        "{} {difference}",
+        spend.usd
+    );
+    let pod = team.pod_of(&session).await?.name_any();
+    team.kubectl(&["exec", &pod, "--container", "agent", "--", "touch", "/workspace/go"])?;
+    let over = team.phase("f", Phase::Succeeded).await?;
+    let output = team.output(&uid).await?;
+    assert!(output.matches("status=200").count() == 2, "{output} {:?}", over.status);
+
+    // It is asked about once more when it is over; then its key goes.
+    let told = team
+        .wait::<AgentSession>("f", "the last figure", PATIENCE, says("0.0200"))
+        .await?;
+    let spend = told.status.and_then(|status| status.spend).context("what was spent")?;
+    assert_eq!(spend.usd, "0.0200");
+    scene.has_keys(0).await?;
+    let row = "select said, told, estimated, lost from gateway_figure where session_uid = $1";
+    let (said, told, estimated, lost): (i64, i64, i64, i64) =
+        sqlx::query_as(row).bind(&uid).fetch_one(&team.cluster.database).await?;
+    assert_eq!((said, told, lost), (20_000_000_000, 10_000_000_000, 0));
+    assert!(estimated > 25_000_000_000, "{estimated}");
+    scene.team.end_policy().await?;
+    scene.team.end().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_of_a_namespace_spend_its_budget_together() -> Result<()> {
+    let _turn = TURN.lock().await;
+    let scene = Scene::create("purse").await?;
+    let team = &scene.team;
+    let purse = json!({ "spec": { "budget": { "limit": "0.15", "period": "Day" } } }).to_string();
+    let policy = [
+        "patch",
+        "grantpolicy",
+        &team.namespace,
+        "--type=merge",
+        "--patch",
+        &purse,
+    ];
+    team.kubectl(&policy)?;
+    let apply = async |name: &str, budget: Value, after: &str| {
+        let ask = format!(
+            "curl -s -w ' status=%{{http_code}}\\n' https://{}/v1/chat/completions -H \"Authorization: Bearer \
+            $OPENAI_API_KEY\" -d '{{\"model\": \"gpt-fake\", \"max_tokens\": 20, \"messages\": []}}'; {after}",
+            scene.host
+        );
+        let spec = json!({
+            "poolRef": { "name": "pool" }, "task": { "prompt": ask }, "budget": budget,
+            "credentials": [{ "name": "OPENAI_API_KEY" }],
+        });
+        let session = json!({
+            "apiVersion": "berth.dev/v1alpha1", "kind": "AgentSession", "metadata": { "name": name }, "spec": spec,
+        });
+        team.apply(&session).await
+    };
+    apply(
+        "one",
+        json!({ "limit": "0.10" }),
+        "until [ -e stop ]; do sleep 0.2; done",
+    )
+    .await?;
+    let one = team.phase("one", Phase::Running).await?;
+    let uid = one.uid().context("a uid")?;
+    team.output_with(&uid, "status=200").await?;
+    assert!((scene.spent(&uid).await?.1 - COST).abs() < 1e-9);
+
+    // It has spent 0.01 and holds 0.09 more.
+    apply("two", json!({ "limit": "0.10" }), "").await?;
+    apply("none", Value::Null, "").await?;
+    for (name, says) in [("two", "no more than 0.0500"), ("none", "set spec.budget.limit")] {
+        let waits = team
+            .condition(name, "CredentialsReady", "False", "NamespaceBudget")
+            .await?;
+        let conditions = waits.status.context("a status")?.conditions;
+        let said = conditions
+            .iter()
+            .any(|it| it.type_ == "CredentialsReady" && it.message.contains(says));
+        assert!(said, "{name}: {conditions:?}");
+    }
+    let pod = team.pod_of(&one).await?.name_any();
+    team.kubectl(&["exec", &pod, "--container", "agent", "--", "touch", "/workspace/stop"])?;
+    team.phase("one", Phase::Succeeded).await?;
+    let two = team.phase("two", Phase::Succeeded).await?;
+    let uid = two.uid().context("a uid")?;
+    let output = team.output(&uid).await?;
+    assert!(output.contains("status=200"), "{output}");
+    assert!((scene.spent(&uid).await?.1 - COST).abs() < 1e-9);
+    scene.team.end_policy().await?;
+    scene.team.end().await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_spends_a_key_of_its_own_that_goes_with_it() -> Result<()> {
+    let _turn = TURN.lock().await;
     let scene = Scene::create("gateway").await?;
     scene.session("s", "until [ -e stop ]; do sleep 0.2; done").await?;
     let running = scene.team.phase("s", Phase::Running).await?;
@@ -132,10 +347,10 @@ async fn a_session_spends_a_key_of_its_own_that_goes_with_it() -> Result<()> {
 
 /// Gives the key, which the gateway alone has seen.
 async fn spends(scene: &Scene, session: &AgentSession) -> Result<String> {
-    let output = printed(&scene.team, session, "status=200").await?;
+    let uid = session.uid().context("a uid")?;
+    let output = scene.team.output_with(&uid, "status=200").await?;
     scene.has_keys(1).await?;
     let (key, row) = scene.stand_in.keys().pop_first().context("a key")?;
-    let uid = session.uid().context("a uid")?;
     assert_eq!(
         (&row["metadata"]["session_uid"], &row["models"]),
         (&json!(uid), &json!(["gpt-fake"]))
@@ -203,9 +418,6 @@ async fn is_blocked(scene: &Scene, key: &str, blocked: bool) -> Result<()> {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
-    let found = tokio::time::timeout(ASKED, look).await;
+    let found = tokio::time::timeout(PATIENCE, look).await;
     found.with_context(|| format!("blocked={blocked} was never told"))
 }
-
-/// A look at the bindings, and a request to the gateway; after a failure the first back-off.
-const ASKED: Duration = Duration::from_secs(40);

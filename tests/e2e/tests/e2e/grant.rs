@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use berth_crds::{CredentialBinding, GrantPolicy};
-use berth_e2e::{Team, audit, cluster};
+use berth_e2e::{PATIENCE, Team, audit, cluster};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 use kube::api::{Api, DeleteParams};
@@ -36,7 +36,7 @@ fn says_so(conditions: &[Condition], observed: i64, generation: i64, (status, re
 }
 
 async fn binding_says(team: &Team, name: &str, generation: i64) -> Result<CredentialBinding> {
-    team.wait::<CredentialBinding>(name, "NotInSource", SAID, |binding| {
+    team.wait::<CredentialBinding>(name, "NotInSource", PATIENCE, |binding| {
         let status = binding.status.clone().unwrap_or_default();
         says_so(
             &status.conditions,
@@ -104,11 +104,8 @@ async fn policy_says(policies: &Api<GrantPolicy>, name: &str) -> Result<()> {
             ("True", "PolicyReady"),
         )
     };
-    tokio::time::timeout(SAID, await_condition(policies.clone(), name, says))
+    tokio::time::timeout(PATIENCE, await_condition(policies.clone(), name, says))
         .await
         .context("the policy says nothing")??;
     Ok(())
 }
-
-/// One look and one write.
-const SAID: Duration = Duration::from_secs(30);

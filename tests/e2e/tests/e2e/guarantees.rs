@@ -11,7 +11,7 @@ use serde_json::json;
 
 mod fence;
 pub(crate) mod network;
-mod secrets;
+pub(crate) mod secrets;
 mod tenants;
 mod user;
 mod uses;

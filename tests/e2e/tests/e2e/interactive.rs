@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use berth_crds::{AgentSession, Phase};
 use berth_e2e::api::Caller;
-use berth_e2e::{Team, cluster, session_yaml};
+use berth_e2e::{PATIENCE, Team, cluster, session_yaml};
 use kube::ResourceExt;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
@@ -21,7 +21,12 @@ fn interactive(prompt: &str) -> Result<Value> {
 }
 
 /// Waits until the harness has done everything up to this input.
-pub(crate) async fn waits(team: &Team, after: u64) -> Result<AgentSession> {
+pub(crate) async fn waits(team: &Team, after: i64) -> Result<AgentSession> {
+    waits_for(team, after, PATIENCE).await
+}
+
+/// The same where that may take as long.
+pub(crate) async fn waits_for(team: &Team, after: i64, most: Duration) -> Result<AgentSession> {
     let said = format!("up to input {after};");
     let wanted = |session: &AgentSession| {
         let conditions = session.status.as_ref().map(|status| status.conditions.as_slice());
@@ -30,8 +35,7 @@ pub(crate) async fn waits(team: &Team, after: u64) -> Result<AgentSession> {
             condition.type_ == "WaitingForInput" && condition.status == "True" && condition.message.contains(&said)
         })
     };
-    team.wait::<AgentSession>("s", &said, Duration::from_mins(1), wanted)
-        .await
+    team.wait::<AgentSession>("s", &said, most, wanted).await
 }
 
 #[tokio::test]
@@ -68,7 +72,7 @@ async fn input_is_given_once_and_in_order_also_in_the_next_pod() -> Result<()> {
     let session = waits(&team, 4).await?;
     let status = session.status.clone().context("a status")?;
     assert_eq!((status.incarnation, status.phase), (2, Some(Phase::Running)));
-    let printed = team.output(&uid).await?;
+    let printed = team.output_with(&uid, "four").await?;
     let lines: Vec<&str> = printed.lines().collect();
     assert_eq!(lines, ["prompt", "one", "two after 1", "three", "four after 2"]);
     let said = "select count(*) from session_event where session_uid = $1 and kind = 'said' and data -> 'told' ->> 'kind' = 'input'";
@@ -107,7 +111,7 @@ async fn an_abort_ends_the_turn_and_not_the_session() -> Result<()> {
     waits(&team, 0).await?;
     caller.say(&team, "s", "echo goes on").await?;
     waits(&team, 1).await?;
-    assert_eq!(team.output(&uid).await?, "begun\ngoes on\n");
+    assert_eq!(team.output_with(&uid, "goes on").await?, "begun\ngoes on\n");
     for (text, why) in [(" ".to_owned(), "blank"), ("x".repeat(65_537), "long")] {
         let refused = caller
             .post(&team, "s/messages")
@@ -123,5 +127,43 @@ async fn an_abort_ends_the_turn_and_not_the_session() -> Result<()> {
         .send()
         .await?;
     assert_eq!(refused.status(), StatusCode::CONFLICT);
+    team.end().await
+}
+
+#[tokio::test]
+async fn one_that_is_idle_gives_its_sandbox_back_and_the_next_input_continues_it() -> Result<()> {
+    let team = Team::with_pool(&cluster().await?, "idle", 2).await?;
+    let caller = Caller::create(&team, "talker", "berth-edit").await?;
+    let mut session = interactive("echo prompt > notes; cat notes")?;
+    session["spec"]["lifecycle"] = json!({ "idleSuspendAfter": "3s", "idleReleaseAfter": "1h" });
+    team.apply(&session).await?;
+    let idle = team.condition("s", "Ready", "True", "Idle").await?;
+    let (uid, status) = (idle.uid().context("a uid")?, idle.status.context("a status")?);
+    assert_eq!(status.phase, Some(Phase::Suspended));
+    team.claims_gone().await?;
+
+    assert_eq!(caller.say(&team, "s", "echo more >> notes; cat notes").await?, 1);
+    let session = waits(&team, 1).await?;
+    let status = session.status.context("a status")?;
+    assert_eq!((status.incarnation, status.resumes), (2, 0));
+    assert_eq!(team.output_with(&uid, "more").await?, "prompt\nprompt\nmore\n");
+
+    // It is idle again; an hour is too long for a test.
+    team.condition("s", "Ready", "True", "Idle").await?;
+    let release = json!({ "spec": { "lifecycle": { "idleReleaseAfter": "4s" } } }).to_string();
+    team.kubectl(&["patch", "agentsession", "s", "--type=merge", "--patch", &release])?;
+    let over = team.condition("s", "Succeeded", "True", "Released").await?;
+    let status = over.status.context("a status")?;
+    assert_eq!(
+        (status.phase, status.stopped_reason.as_deref()),
+        (Some(Phase::Succeeded), Some("Released"))
+    );
+    team.claims_gone().await?;
+    let late = caller
+        .post(&team, "s/messages")
+        .json(&json!({ "text": "echo late" }))
+        .send()
+        .await?;
+    assert_eq!(late.status(), StatusCode::CONFLICT);
     team.end().await
 }

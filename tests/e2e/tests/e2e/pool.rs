@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use berth_crds::{AgentPool, AgentSession, Phase};
 use berth_e2e::audit::BERTH;
-use berth_e2e::{Team, cluster};
+use berth_e2e::{PATIENCE, Team, cluster};
 use k8s_openapi::api::admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::ResourceExt;
@@ -71,8 +71,7 @@ async fn a_namespace_that_refuses_the_pod_is_quoted() -> Result<()> {
             .iter()
             .any(|it| it.type_ == "Stalled" && it.message.contains("PodSecurity") && it.message.contains("fence"))
     };
-    team.wait::<AgentPool>("pool", "refusal", Duration::from_secs(30), stalled)
-        .await?;
+    team.wait::<AgentPool>("pool", "refusal", PATIENCE, stalled).await?;
     team.end().await
 }
 
@@ -103,7 +102,7 @@ async fn a_pool_whose_sandboxes_do_not_attach_burns_no_claims_and_harms_no_other
     team.warm(&pool).await?;
     // A CA that did not sign the controller's certificate: sidecars start, and refuse the stream.
     let foreign = team
-        .wait::<ConfigMap>("kube-root-ca.crt", "CA", Duration::from_secs(30), |_| true)
+        .wait::<ConfigMap>("kube-root-ca.crt", "CA", PATIENCE, |_| true)
         .await?;
     let foreign = foreign
         .data
@@ -115,8 +114,7 @@ async fn a_pool_whose_sandboxes_do_not_attach_burns_no_claims_and_harms_no_other
         team.session(&format!("s-{number}"), "true").await?;
     }
     let broken = |pool: &AgentPool| stalled_for(pool, "SandboxesDoNotAttach");
-    team.wait::<AgentPool>("pool", "breaker", Duration::from_mins(1), broken)
-        .await?;
+    team.wait::<AgentPool>("pool", "breaker", PATIENCE, broken).await?;
     team.session("late", "true").await?;
     for name in ["s-0", "s-1", "s-2", "s-3", "s-4", "late"] {
         team.condition(name, "Ready", "False", "SandboxesDoNotAttach").await?;
@@ -144,7 +142,7 @@ async fn a_pool_whose_sandboxes_do_not_attach_burns_no_claims_and_harms_no_other
         team.wait::<AgentSession>(name, "success", Duration::from_mins(2), ended)
             .await?;
     }
-    team.wait::<AgentPool>("pool", "recovery", Duration::from_mins(1), |pool| !broken(pool))
+    team.wait::<AgentPool>("pool", "recovery", PATIENCE, |pool| !broken(pool))
         .await?;
     team.end().await
 }
@@ -256,7 +254,6 @@ async fn a_fenced_pool_says_that_it_is_confined() -> Result<()> {
             .iter()
             .any(|it| (it.type_.as_str(), it.status.as_str(), it.reason.as_str()) == ("Confined", "True", "Fenced"))
     };
-    team.wait::<AgentPool>("pool", "Confined", Duration::from_secs(30), confined)
-        .await?;
+    team.wait::<AgentPool>("pool", "Confined", PATIENCE, confined).await?;
     team.end().await
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use berth_crds::{AgentSession, AgentSessionStatus, Phase};
-use berth_e2e::{Team, cluster, session_yaml};
+use berth_e2e::{PATIENCE, Team, cluster, session_yaml};
 use kube::ResourceExt;
 use serde_json::Value;
 
@@ -43,7 +43,7 @@ pub(crate) async fn row(team: &Team, query: &'static str, session_uid: &str) -> 
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     };
-    let found = tokio::time::timeout(Duration::from_mins(1), look).await;
+    let found = tokio::time::timeout(PATIENCE, look).await;
     found.with_context(|| format!("no row: {query}"))?
 }
 
@@ -70,7 +70,7 @@ async fn commits_edits_and_new_files_are_there_again_after_a_pod_is_killed() -> 
         "{resume:?}"
     );
     assert!(resume.checkpoint.starts_with("1/"), "{resume:?}");
-    let printed = team.output(&uid).await?;
+    let printed = team.output_with(&uid, "Begin, second").await?;
     let says = format!(
         "from {}: Begin, second, M edited A noise ?? untracked",
         resume.checkpoint
@@ -79,6 +79,41 @@ async fn commits_edits_and_new_files_are_there_again_after_a_pod_is_killed() -> 
         printed.replace(" M", "M").replace("A  ", "A ").contains(&says),
         "{printed}"
     );
+    team.end().await
+}
+
+#[tokio::test]
+async fn a_receipt_names_what_was_too_large_to_keep() -> Result<()> {
+    let team = Team::with_pool(&cluster().await?, "receipt", 2).await?;
+    let cases = [
+        ("alone", "", "TranscriptOnly", 0),
+        ("beside", "echo small > small;", "Incomplete", 1),
+    ];
+    for (name, beside, ..) in cases {
+        // 130 MiB that take no room on the disk.
+        let script =
+            format!("[ -z \"$BERTH_RESUMED_FROM\" ] || exit 0; {beside} truncate -s 136314880 huge; sleep 600");
+        let mut session = resuming(&script)?;
+        session["metadata"]["name"] = name.into();
+        team.apply(&session).await?;
+    }
+    for (name, _, verdict, files) in cases {
+        let session = team.phase(name, Phase::Running).await?;
+        let uid = session.uid().context("a uid")?;
+        let kept =
+            "select exists (select from checkpoint where session_uid = $1 and (about ->> 'missingCount')::int = 1)";
+        row(&team, kept, &uid).await?;
+        let pod = team.pod_of(&session).await?.name_any();
+        team.kubectl(&["delete", "pod", &pod, "--grace-period=0", "--force", "--wait=false"])?;
+        team.condition(name, "Resumed", "False", verdict).await?;
+        let resume = status(&team.phase(name, Phase::Succeeded).await?)
+            .resume
+            .context("a receipt")?;
+        assert_eq!(resume.verdict, verdict, "{resume:?}");
+        let says = format!(" {files} files");
+        let names = resume.message.contains("1 files were left out: huge") && resume.message.contains(&says);
+        assert!(names, "{resume:?}");
+    }
     team.end().await
 }
 
@@ -98,6 +133,6 @@ async fn a_suspended_session_goes_on_where_it_was() -> Result<()> {
     team.apply(&session).await?;
     let found = status(&team.phase("s", Phase::Succeeded).await?);
     assert_eq!(found.resume.context("a receipt")?.verdict, "Complete");
-    assert!(team.output(&uid).await?.contains("Begin, second"));
+    team.output_with(&uid, "Begin, second").await?;
     team.end().await
 }

@@ -204,19 +204,58 @@ async fn a_session_made_again_under_its_name_is_another_session() -> Result<()> 
 }
 
 #[tokio::test]
+async fn what_a_harness_said_at_last_stands_on_the_session() -> Result<()> {
+    let team = Team::with_pool(&cluster().await?, "words", 0).await?;
+    let token = format!("ghp_{}", "fake".repeat(9));
+    let prompt = format!("echo begins; echo \"model nope isn't known\" >&2; echo key={token} >&2; exit 3");
+    team.session("s", &prompt).await?;
+    let session = team.condition("s", "Succeeded", "False", "HarnessFailed").await?;
+    let conditions = session.status.unwrap_or_default().conditions;
+    let message = &conditions
+        .iter()
+        .find(|it| it.type_ == "Succeeded")
+        .context("a condition")?
+        .message;
+    let begins = "the harness ended with exit status 3; its last words: model nope isn't known\n[a line with";
+    assert!(message.starts_with(begins) && !message.contains(&token), "{message}");
+
+    // A program that isn't in the image.
+    let mut pool = team.pool_named("absent", 0);
+    pool["spec"]["harness"]["command"] = json!(["claude-of-another-image"]);
+    team.apply(&pool).await?;
+    team.session_of("absent", "t", "true", &json!({})).await?;
+    let session = team.condition("t", "Succeeded", "False", "HarnessFailed").await?;
+    let conditions = session.status.unwrap_or_default().conditions;
+    let message = &conditions
+        .iter()
+        .find(|it| it.type_ == "Succeeded")
+        .context("a condition")?
+        .message;
+    assert!(
+        message.contains("could not be started") && message.contains("claude-of-another-image"),
+        "{message}"
+    );
+    team.end().await
+}
+
+#[tokio::test]
 async fn what_comes_later_is_said_and_never_ignored() -> Result<()> {
     let team = Team::create(&cluster().await?, "later").await?;
     team.apply(&team.pool(0)).await?;
-    let pull_request = json!({ "open": true });
-    let repository = json!({ "url": "https://forge.example.com/a/b.git", "pullRequest": pull_request });
-    let more = json!({ "repository": repository, "budget": { "limit": "5.00" } });
+    let more = json!({ "task": { "prompt": "true", "retries": 2 } });
     team.apply(&session_with("s", "true", &more)?).await?;
     let session = team.condition("s", "Stalled", "True", "NotImplemented").await?;
     let status = serde_json::to_string(&session.status)?;
-    assert!(
-        status.contains("spec.repository.pullRequest.open") && status.contains("spec.budget"),
-        "{status}"
-    );
+    assert!(status.contains("spec.task.retries"), "{status}");
+
+    let repository = json!({
+        "url": "https://forge.example.com/a/b.git", "branch": "agent/a", "pullRequest": { "open": true },
+    });
+    let more = json!({ "repository": repository });
+    team.apply(&session_with("elsewhere", "true", &more)?).await?;
+    let session = team.condition("elsewhere", "Stalled", "True", "ForgeUnknown").await?;
+    let status = serde_json::to_string(&session.status)?;
+    assert!(status.contains("on no forge of this install"), "{status}");
     team.end().await
 }
 

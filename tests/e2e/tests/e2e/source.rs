@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use berth_crds::{AgentSession, GitSource, Phase};
-use berth_e2e::{Repository, Team, cluster, session_yaml};
-use k8s_openapi::api::core::v1::Secret;
+use berth_e2e::hook::{follow, webhook};
+use berth_e2e::{PATIENCE, Repository, Team, cluster, session_yaml};
 use kube::ResourceExt;
-use kube::api::{ListParams, PostParams};
-use serde_json::json;
+use kube::api::ListParams;
 
 async fn team_with_repository(purpose: &str) -> Result<(Team, Repository)> {
     let team = Team::create(&cluster().await?, purpose).await?;
@@ -137,7 +136,7 @@ async fn a_webhook_is_quicker_than_the_interval_and_needs_its_signature() -> Res
     let (team, repository) = team_with_repository("webhook").await?;
     repository.write("pool.yaml", &team.pool(0).to_string())?;
     let first = repository.push("Add a pool")?;
-    webhook(&team, &repository).await?;
+    follow(&team, &repository, "1h").await?;
     handles(&team, &first).await?;
 
     repository.write("s.yaml", &session_yaml("s", "true"))?;
@@ -146,7 +145,7 @@ async fn a_webhook_is_quicker_than_the_interval_and_needs_its_signature() -> Res
     team.wait::<AgentSession>("s", "session", quick, |_| true)
         .await
         .context("the interval is an hour")?;
-    let unsigned = format!("http://{}:8080/webhooks/{}/source", service(&team)?, team.namespace);
+    let unsigned = webhook(&team)?;
     let answer = reqwest::Client::new()
         .post(&unsigned)
         .header("x-hub-signature-256", "sha256=00")
@@ -155,56 +154,6 @@ async fn a_webhook_is_quicker_than_the_interval_and_needs_its_signature() -> Res
         .await?;
     assert_eq!(answer.status(), 403);
     team.end().await
-}
-
-fn service(team: &Team) -> Result<String> {
-    let jsonpath = "jsonpath={.spec.clusterIP}";
-    team.cluster.run(
-        "kubectl",
-        &[
-            "-n",
-            "berth-system",
-            "get",
-            "service",
-            "berth-controller",
-            "-o",
-            jsonpath,
-        ],
-    )
-}
-
-/// A source that looks once an hour, a Secret that `berth-credentials` may read, and a hook on the forge.
-async fn webhook(team: &Team, repository: &Repository) -> Result<()> {
-    let token = format!("fake-{:x}", jiff::Timestamp::now().as_nanosecond());
-    let secret = json!({ "metadata": { "name": "hook" }, "stringData": { "token": token } });
-    team.api::<Secret>()
-        .create(&PostParams::default(), &serde_json::from_value(secret)?)
-        .await?;
-    team.kubectl(&["create", "serviceaccount", "berth-credentials"])?;
-    team.kubectl(&[
-        "create",
-        "role",
-        "hook",
-        "--verb=get",
-        "--resource=secrets",
-        "--resource-name=hook",
-    ])?;
-    let account = format!("--serviceaccount={}:berth-credentials", team.namespace);
-    team.kubectl(&["create", "rolebinding", "hook", "--role=hook", &account])?;
-    let spec = json!({
-        "url": repository.url, "ref": { "branch": "main" }, "interval": "1h", "webhook": { "secretRef": { "name": "hook" } },
-    });
-    let source = json!({
-        "apiVersion": "berth.dev/v1alpha1", "kind": "GitSource", "metadata": { "name": "source" }, "spec": spec,
-    });
-    team.apply(&source).await?;
-    let url = format!("http://{}:8080/webhooks/{}/source", service(team)?, team.namespace);
-    let config = json!({ "url": url, "content_type": "json", "secret": token });
-    let hook = json!({ "type": "gitea", "active": true, "events": ["push"], "config": config });
-    repository
-        .api("POST", &format!("repos/{}/hooks", repository.path), &hook)
-        .await
-        .map(drop)
 }
 
 #[tokio::test]
@@ -269,11 +218,10 @@ async fn drift_is_taken_back_only_where_git_owns_the_field() -> Result<()> {
     let commit = repository.push("Add a session")?;
     team.source("source", &repository.url).await?;
     handles(&team, &commit).await?;
-    team.wait::<AgentSession>("s", "session", Duration::from_secs(20), |_| true)
-        .await?;
+    team.wait::<AgentSession>("s", "session", PATIENCE, |_| true).await?;
     let patch = r#"{"metadata":{"labels":{"mine":"stays"}},"spec":{"model":"stays","task":{"prompt":"echo drift"}}}"#;
     team.kubectl(&["patch", "agentsession", "s", "--type=merge", "-p", patch])?;
-    team.wait::<AgentSession>("s", "git's prompt", Duration::from_secs(30), |session| {
+    team.wait::<AgentSession>("s", "git's prompt", PATIENCE, |session| {
         session.spec.task.prompt == "echo git" && session.metadata.generation.unwrap_or(0) >= 3
     })
     .await?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use berth_crds::{AgentSession, CredentialBinding, Phase};
 use berth_e2e::origin::Outside;
-use berth_e2e::{Repository, Team, cluster};
+use berth_e2e::{PATIENCE, Repository, Team, cluster};
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
@@ -62,17 +62,11 @@ async fn says(team: &Team, reason: &str) -> Result<CredentialBinding> {
 /// Waits until the agent's newest answer has this status; it asks five times a second.
 async fn answers(team: &Team, uid: &str, status: &str, most: Duration) -> Result<String> {
     let wanted = format!("status={status}");
-    let look = async {
-        loop {
-            let output = team.output(uid).await?;
-            let last = output.lines().rfind(|line| line.contains("status="));
-            if last.is_some_and(|line| line.ends_with(&wanted)) {
-                return Ok::<_, anyhow::Error>(output);
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    };
-    tokio::time::timeout(most, look)
+    let answered = team.output_that(uid, &wanted, |output| {
+        let last = output.lines().rfind(|line| line.contains("status="));
+        last.is_some_and(|line| line.ends_with(&wanted))
+    });
+    tokio::time::timeout(most, answered)
         .await
         .with_context(|| format!("no answer {status}"))?
 }
@@ -88,12 +82,12 @@ async fn a_merge_grants_and_a_revert_revokes_while_the_session_runs() -> Result<
     team.source("source", &repository.url).await?;
     let running = team.phase("s", Phase::Running).await?;
     let uid = running.uid().context("a uid")?;
-    answers(&team, &uid, "000", Duration::from_secs(20)).await?; // CONNECT is refused: no route covers the host
+    answers(&team, &uid, "000", PATIENCE).await?; // CONNECT is refused: no route covers the host
     assert!(outside.origin.text().is_empty(), "nothing left before the merge");
 
     repository.write("binding.yaml", &binding(&outside.host).to_string())?;
     let commit = repository.push("Let it use the forge")?;
-    answers(&team, &uid, "200", Duration::from_secs(30)).await?;
+    answers(&team, &uid, "200", PATIENCE).await?;
     let active = says(&team, "Granted").await?;
     let grant = active.status.and_then(|status| status.grant).context("a grant")?;
     assert_eq!(grant.commit.as_deref(), Some(commit.as_str()));
@@ -106,7 +100,7 @@ async fn a_merge_grants_and_a_revert_revokes_while_the_session_runs() -> Result<
 
     repository.remove("binding.yaml")?;
     repository.push("Take it back")?;
-    let output = answers(&team, &uid, "000", Duration::from_secs(30)).await?;
+    let output = answers(&team, &uid, "000", PATIENCE).await?;
     assert!(!output.contains(SECRET), "the echo was redacted");
     assert!(output.contains("authorization: Bearer stub_token_"), "{output}");
 
@@ -209,16 +203,14 @@ async fn a_refused_request_says_which_binding_would_allow_it() -> Result<()> {
         .await?;
     let running = team.phase("s", Phase::Running).await?;
     let uid = running.uid().context("a uid")?;
-    answers(&team, &uid, "403", Duration::from_secs(20)).await?;
+    answers(&team, &uid, "403", PATIENCE).await?;
     let proposed = |session: &AgentSession| {
         session
             .status
             .as_ref()
             .is_some_and(|status| !status.proposals.is_empty())
     };
-    let session = team
-        .wait::<AgentSession>("s", "a proposal", Duration::from_secs(20), proposed)
-        .await?;
+    let session = team.wait::<AgentSession>("s", "a proposal", PATIENCE, proposed).await?;
     let proposals = session.status.map(|status| status.proposals).unwrap_or_default();
     let proposal = proposals.first().context("a proposal")?;
     assert_eq!(
@@ -228,7 +220,7 @@ async fn a_refused_request_says_which_binding_would_allow_it() -> Result<()> {
 
     let document: Value = serde_yaml::from_str(&proposal.binding)?;
     team.apply(&document).await?;
-    answers(&team, &uid, "200", Duration::from_secs(20)).await?;
+    answers(&team, &uid, "200", PATIENCE).await?;
     assert!(outside.origin.text().contains(&format!("Bearer {SECRET}")));
     team.end_policy().await?;
     team.end().await

@@ -93,9 +93,10 @@ async fn an_upgrade_leaves_a_bound_session_without_its_stream_for_seconds() -> R
     team.end().await
 }
 
-/// What stays in the release's namespace: who leads and the control stream's CA, for the next install, and the Secrets
+/// What stays in the release's namespace: who leads and the control stream's CA, for the next install, people's keys, and the Secrets
 /// that were there before.
-const KEPT: [&str; 6] = [
+const KEPT: [&str; 7] = [
+    "configmap/berth-signers",
     "lease.coordination.k8s.io/berth-controller",
     "secret/berth-control-tls",
     "secret/berth-database",

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use berth_e2e::granted::value;
-use berth_e2e::{Scene, cluster};
+use berth_e2e::{PATIENCE, Scene, cluster};
 use kube::ResourceExt;
 use serde_json::json;
 
@@ -25,17 +25,16 @@ async fn a_new_grant_waits_for_postgres_and_a_revocation_does_not() -> Result<()
     let without = async {
         scene.receives(&secret).await?; // what was granted before stands
         let waits = scene.grant("t", &later);
-        let shown =
-            team.wait::<berth_crds::CredentialBinding>("t", "that it waits", Duration::from_secs(30), |binding| {
-                let conditions = binding
-                    .status
-                    .as_ref()
-                    .map(|status| status.conditions.as_slice())
-                    .unwrap_or_default();
-                conditions
-                    .iter()
-                    .any(|condition| condition.message.contains("until Postgres has written it down"))
-            });
+        let shown = team.wait::<berth_crds::CredentialBinding>("t", "that it waits", PATIENCE, |binding| {
+            let conditions = binding
+                .status
+                .as_ref()
+                .map(|status| status.conditions.as_slice())
+                .unwrap_or_default();
+            conditions
+                .iter()
+                .any(|condition| condition.message.contains("until Postgres has written it down"))
+        });
         tokio::select! {
             granted = waits => anyhow::bail!("granted without a row: {granted:?}"),
             shown = shown => shown.map(drop)?,

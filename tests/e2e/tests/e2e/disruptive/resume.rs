@@ -42,7 +42,7 @@ async fn a_restore_waits_for_postgres() -> Result<()> {
     cluster.process("start", "postgres")?;
     waits?;
     let session = team.phase("s", Phase::Succeeded).await?;
-    check(&session, &team.output(&uid).await?);
+    check(&session, &team.output_with(&uid, "Begin, second").await?);
     team.end().await
 }
 
@@ -55,7 +55,7 @@ async fn a_leader_that_dies_meanwhile_costs_nothing() -> Result<()> {
         .delete(&gone, &DeleteParams::default().grace_period(0))
         .await?;
     let session = team.phase("s", Phase::Succeeded).await?;
-    check(&session, &team.output(&uid).await?);
+    check(&session, &team.output_with(&uid, "Begin, second").await?);
     settled(&cluster)?;
     team.end().await
 }

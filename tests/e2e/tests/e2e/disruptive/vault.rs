@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use berth_e2e::granted::{Granted, Scene, value};
-use berth_e2e::{cluster, node};
+use berth_e2e::{PATIENCE, cluster, node};
 use kube::ResourceExt;
 use kube::api::DeleteParams;
 use serde_json::json;
@@ -94,6 +94,8 @@ async fn a_pod_that_is_lost_leaves_a_gap_in_the_record() -> Result<()> {
     let granted = scene.start("s", &value, "").await?;
     let pods = scene.team.api::<k8s_openapi::api::core::v1::Pod>();
     let now = DeleteParams::default().grace_period(0);
+    // A sidecar that has a moment left completes its trail.
+    cluster.run("kill", &["-KILL", &granted.sidecar()?.to_string()])?;
     pods.delete(&granted.pod.name_any(), &now).await?;
     let select = "select count(*) from credential_use where session_uid = $1 and verdict = 'gap'";
     let told = async {
@@ -107,7 +109,7 @@ async fn a_pod_that_is_lost_leaves_a_gap_in_the_record() -> Result<()> {
         }
         Ok::<_, anyhow::Error>(())
     };
-    tokio::time::timeout(Duration::from_secs(30), told)
+    tokio::time::timeout(PATIENCE, told)
         .await
         .context("no gap is told of")??;
     scene.end().await

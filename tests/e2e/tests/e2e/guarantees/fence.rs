@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use berth_e2e::node::{self, Arrivals};
-use berth_e2e::{Granted, Scene};
+use berth_e2e::{Granted, PATIENCE, Scene};
 use kube::ResourceExt;
 
 use super::are;
@@ -79,7 +79,7 @@ fn kill_when_it_is_ready(session: &Granted) -> Result<()> {
     let ready = format!("/proc/{runner}/root/tmp/attack-ready");
     let begun = Instant::now();
     while !std::fs::exists(&ready)? {
-        ensure!(begun.elapsed() < Duration::from_secs(20), "the attack doesn't begin");
+        ensure!(begun.elapsed() < PATIENCE, "the attack doesn't begin");
         std::thread::sleep(Duration::from_millis(10));
     }
     node::signal(session.sidecar()?, "KILL")

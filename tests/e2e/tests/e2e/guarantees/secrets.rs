@@ -11,12 +11,12 @@ use berth_e2e::{Granted, Team};
 const SEARCH: &str = include_str!("agent/search.pl");
 
 /// Shell that leaves a value in a file, and in the environment and the memory of processes.
-pub(super) fn plant(plant: &str) -> String {
+pub(crate) fn plant(plant: &str) -> String {
     format!("echo {plant} > planted; PLANTED={plant} sleep 600 & true")
 }
 
 /// Looks for everything that must not be there, and for the plant.
-pub(super) fn search(session: &Granted, secret: &str, plant: &str) -> Result<Vec<String>> {
+pub(crate) fn search(session: &Granted, secret: &str, plant: &str) -> Result<Vec<String>> {
     let token = String::from_utf8(session.sidecars("/berth/token/token")?)?;
     let authority: serde_json::Value = serde_json::from_slice(&session.sidecars("/berth/vault-state/ca.json")?)?;
     let key = authority["key"].as_str().context("the authority has no key")?;
@@ -45,7 +45,7 @@ pub(super) fn search(session: &Granted, secret: &str, plant: &str) -> Result<Vec
 
 /// THREAT: 44
 /// The value is in the sidecar's memory, as the node's root sees, and in nothing that the agent sees.
-pub(super) fn sidecar_memory_is_not_the_agents(session: &Granted, secret: &str, found: &[String]) -> Result<()> {
+pub(crate) fn sidecar_memory_is_not_the_agents(session: &Granted, secret: &str, found: &[String]) -> Result<()> {
     ensure!(
         session.remembers(secret.as_bytes())?,
         "the sidecar doesn't hold the value"
@@ -68,7 +68,7 @@ pub(super) fn sidecar_memory_is_not_the_agents(session: &Granted, secret: &str, 
 
 /// THREAT: 46
 /// No file that the agent can read holds a key, a token or a value, and no volume of the sidecar's is there.
-pub(super) fn agent_finds_no_key(session: &Granted, found: &[String]) -> Result<()> {
+pub(crate) fn agent_finds_no_key(session: &Granted, found: &[String]) -> Result<()> {
     ensure!(
         found.iter().any(|line| line == "plant in /workspace/planted"),
         "{found:#?}"
@@ -94,7 +94,7 @@ pub(super) fn agent_finds_no_key(session: &Granted, found: &[String]) -> Result<
     ] {
         ensure!(!mounts.contains(volume), "{volume} is mounted: {mounts}");
     }
-    let keys = session.shell("grep -rlE 'PRIVATE KEY' /berth /run /tmp /workspace /etc /home 2>/dev/null || true")?;
+    let keys = session.shell("grep -rlzaP '\\-----BEGIN [A-Z ]*PRIVATE KEY-----\\n[A-Za-z0-9+/=]{16}' /berth /run /tmp /workspace /etc /home 2>/dev/null || true")?;
     ensure!(keys.is_empty(), "{keys}");
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use berth_e2e::{Granted, Scene};
+use berth_e2e::{Granted, PATIENCE, Scene};
 
 /// Each of these is refused, and the host gets no byte of it: another path, method, port, scheme or name, a stub that
 /// stands elsewhere, a path that means another one.
@@ -81,7 +81,7 @@ pub(super) async fn every_use_is_on_record(scene: &Scene, session: &Granted) -> 
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
-    let rows = tokio::time::timeout(Duration::from_secs(20), recorded)
+    let rows = tokio::time::timeout(PATIENCE, recorded)
         .await
         .context("uses are missing")??;
     ensure!(rows == 3, "{rows} rows");
