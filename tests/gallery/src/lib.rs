@@ -5,6 +5,7 @@
 pub mod agent;
 pub mod aws;
 pub mod cgi;
+pub mod crates;
 pub mod dns;
 pub mod frames;
 pub mod litellm_stand_in;
@@ -13,5 +14,6 @@ pub mod origin;
 pub mod played_model;
 pub mod policy;
 pub mod process;
+pub mod rpc;
 pub mod scene;
 pub mod sidecar;

@@ -131,7 +131,7 @@ async fn bind(team: &Team, places: [&str; 2]) -> Result<()> {
     grant(team, "aws", &credential, &[route("buckets", outside, &buckets)]).await
 }
 
-async fn grant(team: &Team, name: &str, credential: &Value, routes: &[Value]) -> Result<()> {
+pub(crate) async fn grant(team: &Team, name: &str, credential: &Value, routes: &[Value]) -> Result<()> {
     let spec = json!({
         "credential": credential, "subjects": { "allSessions": true }, "routes": routes, "reason": "e2e",
     });

@@ -1,7 +1,5 @@
 //! Bindings and policies: their statuses are written once for a generation.
 
-use std::time::Duration;
-
 use anyhow::{Context as _, Result};
 use berth_crds::{CredentialBinding, GrantPolicy};
 use berth_e2e::{PATIENCE, Team, audit, cluster};

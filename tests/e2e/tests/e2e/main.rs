@@ -26,6 +26,7 @@ mod ledger;
 mod litellm;
 mod manifests;
 mod pool;
+mod protocols;
 mod repository;
 mod resume;
 mod session;

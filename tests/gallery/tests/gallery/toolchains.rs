@@ -7,16 +7,10 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use berth_gallery::agent;
 use berth_gallery::origin::{Authority, Origin, Seen, ok};
 use berth_gallery::policy::{HOST, SECRET, STUB};
 use berth_gallery::scene::Scene;
-use bytes::{BufMut as _, Bytes, BytesMut};
-use http::header::AUTHORIZATION;
-use http::{HeaderMap, HeaderValue, Request, Response};
-use http_body::Frame;
-use http_body_util::{BodyExt, StreamBody};
-use hyper::body::Incoming;
+use berth_gallery::{crates, rpc};
 use serde_json::json;
 
 use crate::clients::{is_exchanged, run, run_with, skip, telling, text};
@@ -80,52 +74,16 @@ async fn go_is_served() -> Result<()> {
     Ok(())
 }
 
-/// `fake-0.1.0.crate` and its hash.
-fn package(folder: &Path) -> Result<(Vec<u8>, String)> {
-    file(
-        folder,
-        "fake-0.1.0/Cargo.toml",
-        "[package]\nname = \"fake\"\nversion = \"0.1.0\"\nedition = \"2021\"\n",
-    )?;
-    file(folder, "fake-0.1.0/src/lib.rs", "")?;
-    make(folder, "tar", &["-czf", "fake.crate", "fake-0.1.0"])?;
-    let sum = Command::new("sha256sum").arg(folder.join("fake.crate")).output()?;
-    let sum = String::from_utf8(sum.stdout)?;
-    let sum = sum.split(' ').next().unwrap_or_default().to_owned();
-    Ok((std::fs::read(folder.join("fake.crate"))?, sum))
-}
-
 /// A registry that wants a token: cargo sends it bare, first for its settings, then for the index and the package.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cargo_reads_a_registry() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let (bytes, sum) = package(folder.path())?;
-    let authority = Authority::new()?;
-    let answer = Arc::new(move |seen: &Seen| {
-        if seen.header("authorization").as_deref() != Some(SECRET) {
-            let refusal = "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Cargo login_url=\"https://example.com/\"\r\n";
-            return Some(format!("{refusal}Content-Length: 0\r\n\r\n").into_bytes());
-        }
-        let host = seen.header("host").unwrap_or_default();
-        match seen.target() {
-            "/index/config.json" => {
-                ok(json!({ "dl": format!("https://{host}/dl"), "auth-required": true }).to_string())
-            }
-            "/index/fa/ke/fake" => ok(json!({
-                "name": "fake", "vers": "0.1.0", "deps": [], "cksum": sum, "features": {}, "yanked": false,
-            })
-            .to_string()),
-            "/dl/fake/0.1.0/download" => ok(&bytes),
-            _ => Some(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n".to_vec()),
-        }
-    });
+    let (authority, answer) = (Authority::new()?, crates::registry(folder.path(), SECRET)?);
     let origin = Origin::http1(&authority, &[HOST], answer).await?;
     let bare = json!({ "inject": { "header": { "name": "authorization", "forms": ["{}"] } } });
     let scene = Scene::around(authority, origin, &bare).await?;
     let index = format!("sparse+https://{}/index/", scene.place);
-    let manifest = "[package]\nname = \"user\"\nversion = \"0.1.0\"\nedition = \"2021\"\n\
-        [dependencies]\nfake = { version = \"0.1\", registry = \"fake\" }\n";
-    let manifest = file(folder.path(), "user/Cargo.toml", manifest)?;
+    let manifest = file(folder.path(), "user/Cargo.toml", crates::MANIFEST)?;
     file(folder.path(), "user/src/lib.rs", "")?;
     let index = format!("registries.fake.index='{index}'");
     let provider = "registry.global-credential-providers=['cargo:token']";
@@ -277,35 +235,11 @@ async fn aws_lists_a_bucket_without_a_signature() -> Result<()> {
     Ok(())
 }
 
-/// One unary call: the message comes back behind the value that the server got.
-async fn back(request: Request<Incoming>) -> Result<Response<agent::Body>> {
-    let value = request.headers().get(AUTHORIZATION).cloned();
-    let value = value
-        .and_then(|value| value.to_str().map(str::to_owned).ok())
-        .unwrap_or_default();
-    request.into_body().collect().await?;
-    let mut message = BytesMut::new();
-    message.put_u8(0x0a); // field 1, bytes
-    message.put_u8(u8::try_from(value.len())?);
-    message.put_slice(value.as_bytes());
-    let mut frame = BytesMut::new();
-    frame.put_u8(0);
-    frame.put_u32(u32::try_from(message.len())?);
-    frame.put(message);
-    let mut trailers = HeaderMap::new();
-    trailers.insert("grpc-status", HeaderValue::from_static("0"));
-    let frames = [Ok(Frame::data(Bytes::from(frame))), Ok(Frame::trailers(trailers))];
-    let body = StreamBody::new(futures::stream::iter(frames)).boxed_unsync();
-    Ok(Response::builder()
-        .header("content-type", "application/grpc")
-        .body(body)?)
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn grpcurl_is_served() -> Result<()> {
     let (authority, folder) = (Authority::new()?, tempfile::tempdir()?);
     file(folder.path(), "say.proto", include_str!("toolchains/say.proto"))?;
-    let origin = Origin::served(&authority, &[HOST], &["h2"], back).await?;
+    let origin = Origin::served(&authority, &[HOST], &["h2"], rpc::back).await?;
     let scene = Scene::around(authority, origin, &json!({})).await?;
     let (header, protos) = (
         format!("authorization: Bearer {STUB}"),
