@@ -78,7 +78,9 @@ pub async fn run(args: Run) -> anyhow::Result<()> {
     let (cancel, tracker) = (CancellationToken::new(), TaskTracker::new());
     tracker.spawn(cancel_at_signal(cancel.clone())?);
     let identity = format!("{}_{:08x}", args.pod_name, rand::random::<u32>());
-    let (elector, leadership) = Elector::new(client.clone(), &args.namespace, identity);
+    // Its own connection: behind hundreds of other requests it would wait too long.
+    let alone = Client::try_from(config.clone()).context("failed to make a client of the API server")?;
+    let (elector, leadership) = Elector::new(alone, &args.namespace, identity);
     let mut replica = Replica {
         database: args.database_url.as_deref().map(store::open).transpose()?,
         reader: args.database_url.as_deref().map(store::open).transpose()?,
