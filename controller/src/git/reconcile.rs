@@ -79,10 +79,7 @@ struct Held {
 impl Held {
     fn new(commit: String, declared: Declarations) -> Self {
         let objects = declared.objects.iter().filter(|object| object.key.kind != Kind::Pool);
-        let granting = TipObjects {
-            objects: objects.cloned().collect(),
-            withheld: declared.withheld.clone(),
-        };
+        let granting = TipObjects::new(objects.cloned(), declared.withheld.clone());
         Self {
             commit,
             declared,

@@ -73,13 +73,16 @@ pub fn approve<'a>(facts: &'a Facts<'a>, binding: &'a CredentialBinding) -> Appr
             unsettled: true,
             ..without(of(None), Err(refused(Reason::NotInSource, message.clone())))
         },
-        None => {
-            let verdict = waits(Reason::Progressing, "the namespace's sources are being read");
-            Approval {
-                unsettled: true,
-                ..without(of(None), Err(verdict))
-            }
-        }
+        Some(Tip::Unread(message)) => unread(of(None), message),
+        None => unread(of(None), "the namespace's sources are being read"),
+    }
+}
+
+/// What a former leader granted stands, until this one knows better or the lease ends.
+fn unread<'a>(matching: Matching<'a>, message: &str) -> Approval<'a> {
+    Approval {
+        unsettled: true,
+        ..without(matching, Err(waits(Reason::Progressing, message)))
     }
 }
 

@@ -58,6 +58,8 @@ pub enum Tip {
     Direct,
     /// In the newest tip, which says something else of it: one of the two is about to follow the other.
     Differs(String),
+    /// In no source that was read, and this process hasn't read all of them yet: who they are.
+    Unread(String),
     /// Git delivered it, or a source speaks of it, and the newest tip doesn't say the same.
     Gone(String),
 }

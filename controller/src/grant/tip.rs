@@ -4,10 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use berth_crds::{AgentSession, CredentialBinding, GitSource, label};
+use berth_crds::{AgentSession, AgentSessionSpec, CredentialBinding, CredentialBindingSpec, GitSource, label};
 use jiff::Timestamp;
 use kube::ResourceExt;
-use serde::de::DeserializeOwned;
 
 use super::decide::Tip;
 use crate::forge::config::Place;
@@ -72,18 +71,47 @@ impl Standing {
 
 /// Bindings and sessions of a tip.
 pub struct TipObjects {
-    /// Documents that can be read.
-    pub objects: Vec<Declared>,
-    /// Objects that are declared wrongly or twice.
-    pub withheld: BTreeSet<Key>,
+    documents: BTreeMap<Key, Document>,
+    withheld: BTreeSet<Key>,
 }
 
-/// Where each of these bindings stands. One is left out while a source of the namespace hasn't been fetched and none of
-/// the others declares it.
+/// A document that can be read, and its `spec` as the types read it: spelling and order of fields mean nothing.
+struct Document {
+    declared: Declared,
+    spec: Spec,
+}
+
+enum Spec {
+    Binding(Box<CredentialBindingSpec>),
+    Session(Box<AgentSessionSpec>),
+    /// Of another kind, or one that the types can't hold.
+    Other,
+}
+
+impl TipObjects {
+    /// Of documents that can be read; `withheld` are those that are declared wrongly or twice.
+    pub fn new(declared: impl IntoIterator<Item = Declared>, withheld: BTreeSet<Key>) -> Self {
+        let documents = declared.into_iter().map(|declared| {
+            let spec = declared.object.get("spec").cloned().unwrap_or_default();
+            let spec = match declared.key.kind {
+                Kind::Binding => serde_json::from_value(spec).map_or(Spec::Other, Spec::Binding),
+                Kind::Session => serde_json::from_value(spec).map_or(Spec::Other, Spec::Session),
+                Kind::Pool => Spec::Other,
+            };
+            (declared.key.clone(), Document { declared, spec })
+        });
+        Self {
+            documents: documents.collect(),
+            withheld,
+        }
+    }
+}
+
+/// Where each of these bindings stands.
 pub fn tips(bindings: &[Arc<CredentialBinding>], sources: &[SourceTip]) -> BTreeMap<String, Tip> {
     let found = bindings
         .iter()
-        .filter_map(|binding| Some((binding.name_any(), tip(binding, sources)?)));
+        .map(|binding| (binding.name_any(), tip(binding, sources)));
     found.collect()
 }
 
@@ -91,7 +119,16 @@ pub fn tips(bindings: &[Arc<CredentialBinding>], sources: &[SourceTip]) -> BTree
 /// was made or relabelled by hand isn't.
 pub fn declares_session(session: &AgentSession, sources: &[SourceTip]) -> bool {
     let (declaring, _) = declaring(Kind::Session, &session.name_any(), sources);
-    let [(_, Ok(declared))] = declaring.as_slice() else {
+    let [
+        (
+            _,
+            Ok(Document {
+                declared,
+                spec: Spec::Session(spec),
+            }),
+        ),
+    ] = declaring.as_slice()
+    else {
         return false;
     };
     let labels = declared.object.pointer("/metadata/labels").cloned();
@@ -100,61 +137,67 @@ pub fn declares_session(session: &AgentSession, sources: &[SourceTip]) -> bool {
         .unwrap_or_default();
     let mut live: BTreeMap<String, String> = session.labels().clone();
     live.retain(|key, _| !label::is_an_appliers(key));
-    same_spec(declared, &session.spec) && live == declared_labels
+    **spec == session.spec && live == declared_labels
 }
 
 /// A source, and its document of the object or that there is one which can't be used.
-type Found<'a> = (&'a SourceTip, Result<&'a Declared, ()>);
+type Found<'a> = (&'a SourceTip, Result<&'a Document, ()>);
 
-/// Who declares an object; and whether a source hasn't been read yet.
-fn declaring<'a>(kind: Kind, name: &str, sources: &'a [SourceTip]) -> (Vec<Found<'a>>, bool) {
+/// Who declares an object; and the sources that haven't been read yet.
+fn declaring<'a>(kind: Kind, name: &str, sources: &'a [SourceTip]) -> (Vec<Found<'a>>, Vec<&'a SourceTip>) {
     let key = Key {
         kind,
         name: name.to_owned(),
     };
-    let (mut found, mut unread) = (Vec::new(), false);
+    let (mut found, mut unread) = (Vec::new(), Vec::new());
     for tip in sources.iter().filter(|tip| !tip.source.spec.suspend) {
         match &tip.declared {
-            None => unread = true,
+            None => unread.push(tip),
             Some(objects) => found.extend(declares(objects, &key).map(|declared| (tip, declared))),
         }
     }
     (found, unread)
 }
 
-fn tip(binding: &CredentialBinding, sources: &[SourceTip]) -> Option<Tip> {
+fn tip(binding: &CredentialBinding, sources: &[SourceTip]) -> Tip {
     let (declaring, unread) = declaring(Kind::Binding, &binding.name_any(), sources);
     match declaring.as_slice() {
-        [(tip, Ok(declared))] if same_spec(declared, &binding.spec) => {
-            Some(Tip::Stands(Box::new(Standing::of(tip, declared))))
-        }
-        [(tip, Ok(declared))] => Some(Tip::Differs(format!(
+        [
+            (
+                tip,
+                Ok(Document {
+                    declared,
+                    spec: Spec::Binding(spec),
+                }),
+            ),
+        ] if **spec == binding.spec => Tip::Stands(Box::new(Standing::of(tip, declared))),
+        [(tip, Ok(Document { declared, .. }))] => Tip::Differs(format!(
             "the document at {} of GitSource {} says something else than the object",
             declared.at,
             tip.source.name_any()
-        ))),
-        [(tip, Err(()))] => Some(Tip::Gone(format!(
+        )),
+        [(tip, Err(()))] => Tip::Gone(format!(
             "GitSource {} declares it in a way that can't be read or more than once",
             tip.source.name_any()
-        ))),
-        [_, _, ..] => Some(Tip::Gone("more than one GitSource declares it".to_owned())),
-        [] if unread => None,
-        [] if was_delivered(binding) => Some(Tip::Gone(
-            "its document doesn't stand in the newest tip of any GitSource here".to_owned(),
         )),
-        [] => Some(Tip::Direct),
+        [_, _, ..] => Tip::Gone("more than one GitSource declares it".to_owned()),
+        [] if !unread.is_empty() => {
+            let names: Vec<String> = unread.iter().map(|tip| tip.source.name_any()).collect();
+            Tip::Unread(format!(
+                "GitSource {} hasn't been read since this controller began: see what its status says",
+                names.join(", ")
+            ))
+        }
+        [] if was_delivered(binding) => {
+            Tip::Gone("its document doesn't stand in the newest tip of any GitSource here".to_owned())
+        }
+        [] => Tip::Direct,
     }
 }
 
-fn declares<'a>(tip: &'a TipObjects, key: &Key) -> Option<Result<&'a Declared, ()>> {
+fn declares<'a>(tip: &'a TipObjects, key: &Key) -> Option<Result<&'a Document, ()>> {
     let withheld = tip.withheld.contains(key).then_some(Err(()));
-    withheld.or_else(|| tip.objects.iter().find(|declared| declared.key == *key).map(Ok))
-}
-
-/// Compared as the types read them: spelling and order of fields mean nothing.
-fn same_spec<S: DeserializeOwned + PartialEq>(declared: &Declared, spec: &S) -> bool {
-    let read = declared.object.get("spec").cloned().unwrap_or_default();
-    serde_json::from_value::<S>(read).is_ok_and(|read| read == *spec)
+    withheld.or_else(|| tip.documents.get(key).map(Ok))
 }
 
 /// Git, Flux or Argo CD brought it once: it is no direct binding, whatever became of its document.

@@ -41,12 +41,7 @@ fn source(suspend: bool, objects: Option<Vec<Declared>>) -> SourceTip {
     .unwrap();
     SourceTip {
         source: Arc::new(GitSource::new("source", spec)),
-        declared: objects.map(|objects| {
-            Arc::new(TipObjects {
-                objects,
-                withheld: BTreeSet::new(),
-            })
-        }),
+        declared: objects.map(|objects| Arc::new(TipObjects::new(objects, BTreeSet::new()))),
         verified_at: None,
         rewound_at: None,
         place: None,
@@ -58,26 +53,23 @@ fn a_binding_stands_only_as_its_one_readable_document_says() {
     let live = binding("api.example.com");
     let document = |host: &str| declared(Kind::Binding, "b", json!({"spec": binding_spec(host)}));
     let same = || source(false, Some(vec![document("api.example.com")]));
-    let stands = |sources: &[SourceTip]| matches!(tip(&live, sources), Some(Tip::Stands(_)));
-    let gone = |sources: &[SourceTip]| matches!(tip(&live, sources), Some(Tip::Gone(_)));
+    let stands = |sources: &[SourceTip]| matches!(tip(&live, sources), Tip::Stands(_));
+    let gone = |sources: &[SourceTip]| matches!(tip(&live, sources), Tip::Gone(_));
     assert!(stands(&[same()]));
     assert!(
         stands(&[same(), source(false, None)]),
         "another source that isn't read yet is no doubt"
     );
     let other = source(false, Some(vec![document("other.example.com")]));
-    assert!(matches!(tip(&live, &[other]), Some(Tip::Differs(_))));
+    assert!(matches!(tip(&live, &[other]), Tip::Differs(_)));
     assert!(gone(&[same(), same()]));
-    assert_eq!(tip(&live, &[source(false, None)]), None);
-    assert_eq!(tip(&live, &[]), Some(Tip::Direct));
+    assert!(matches!(tip(&live, &[source(false, None)]), Tip::Unread(_)));
+    assert_eq!(tip(&live, &[]), Tip::Direct);
     let suspended = source(true, Some(vec![document("api.example.com")]));
-    assert_eq!(tip(&live, &[suspended]), Some(Tip::Direct));
+    assert_eq!(tip(&live, &[suspended]), Tip::Direct);
 
     let withheld = SourceTip {
-        declared: Some(Arc::new(TipObjects {
-            objects: vec![],
-            withheld: BTreeSet::from([document("").key]),
-        })),
+        declared: Some(Arc::new(TipObjects::new([], BTreeSet::from([document("").key])))),
         ..same()
     };
     assert!(gone(&[withheld]));
@@ -85,10 +77,7 @@ fn a_binding_stands_only_as_its_one_readable_document_says() {
     delivered
         .labels_mut()
         .insert(label::SOURCE_UID.to_owned(), "uid".to_owned());
-    assert!(
-        matches!(tip(&delivered, &[]), Some(Tip::Gone(_))),
-        "git brought it once"
-    );
+    assert!(matches!(tip(&delivered, &[]), Tip::Gone(_)), "git brought it once");
 }
 
 #[test]
