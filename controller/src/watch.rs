@@ -5,9 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Debug;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
-use berth_crds::{AgentPool, AgentSession, CredentialBinding, GitSource, GrantPolicy, label};
+use berth_crds::{AgentPool, AgentSession, CredentialBinding, GitSource, GrantPolicy, Phase, label};
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::api::{Api, ObjectMeta};
@@ -87,6 +88,8 @@ pub struct Caches {
     /// Namespaces, for their labels.
     pub namespaces: Store<Namespace>,
     claims_of: RwLock<HashMap<String, BTreeSet<Name>>>,
+    /// Of each session, by its UID, what grants depend on.
+    granting: RwLock<HashMap<String, u64>>,
 }
 
 /// The queues that events poke.
@@ -137,6 +140,7 @@ impl Caches {
             policies,
             namespaces,
             claims_of: RwLock::default(),
+            granting: RwLock::default(),
         });
         let all = watcher::Config::default();
         let ours = all.clone().labels(label::POOL);
@@ -281,13 +285,24 @@ impl Caches {
         queues.grants.poke(event.object().name_any());
     }
 
-    fn on_session(_: &Self, event: &Change<'_, AgentSession>, queues: &Queues) {
+    fn on_session(&self, event: &Change<'_, AgentSession>, queues: &Queues) {
         let session = event.object();
         poke_source_of(event, queues);
         queues.sessions.poke(Name::of(session));
-        poke_grants_of(session, queues);
-        if matches!(event, Change::Deleted(_)) {
-            queues.deleted.poke(session.uid().unwrap_or_default());
+        let uid = session.uid().unwrap_or_default();
+        match event {
+            // A grant for hundreds of sessions changes hundreds of statuses, and by those no grant.
+            Change::Applied(_) => {
+                let now = granting(session);
+                if self.granting.write().insert(uid, now) != Some(now) {
+                    poke_grants_of(session, queues);
+                }
+            }
+            Change::Deleted(_) => {
+                self.granting.write().remove(&uid);
+                poke_grants_of(session, queues);
+                queues.deleted.poke(uid);
+            }
         }
     }
 
@@ -369,6 +384,22 @@ impl Caches {
             .filter(|session| waits(session))
             .for_each(|session| queues.sessions.poke(Name::of(&**session)));
     }
+}
+
+/// What grants depend on of a session: what it asks for, its labels and annotations, and whether and where it runs.
+fn granting(session: &AgentSession) -> u64 {
+    let status = session.status.as_ref();
+    let pod = status.and_then(|status| status.sandbox.as_ref()?.pod_uid.as_ref());
+    let mut hasher = DefaultHasher::new();
+    (
+        session.metadata.generation,
+        session.metadata.deletion_timestamp.is_some(),
+    )
+        .hash(&mut hasher);
+    (session.labels(), session.annotations()).hash(&mut hasher);
+    let phase = status.and_then(|status| status.phase).map(Phase::as_str);
+    (phase, status.map(|status| status.incarnation), pod).hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Something that grants depend on has changed.

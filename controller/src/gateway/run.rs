@@ -58,19 +58,21 @@ pub struct OnPod<'a> {
 pub fn look<'a>(
     (keys, install_key): (&Keys, &InstallKey),
     sessions: impl Iterator<Item = OnPod<'a>>,
-    bindings: &[Arc<CredentialBinding>],
+    bindings: &[&CredentialBinding],
     decisions: &Decisions,
     now: Timestamp,
 ) -> Found {
     let mut found = Found::default();
+    let by_name: BTreeMap<String, &CredentialBinding> = bindings.iter().map(|it| (it.name_any(), *it)).collect();
     for OnPod { session, taken_over } in sessions {
         if session.status.as_ref().is_some_and(has_ended) {
             continue;
         }
         let uid = session.uid().unwrap_or_default();
         for grant in decisions.sessions.get(&uid).into_iter().flatten() {
-            let binding = bindings.iter().find(|binding| binding.name_any() == grant.binding);
-            let wanted = binding.and_then(|binding| Wanted::of(install_key, session, binding));
+            let wanted = by_name
+                .get(&grant.binding)
+                .and_then(|binding| Wanted::of(install_key, session, binding));
             let Some(wanted) = wanted else { continue };
             found.wanted.insert(wanted.id.clone());
             let mut known = keys.known(&wanted, now);
@@ -296,7 +298,13 @@ mod tests {
         };
         let look = |taken_over| {
             let sessions = on_pods(taken_over).into_iter();
-            look((&keys, &install_key), sessions, &bindings, &decisions, now)
+            look(
+                (&keys, &install_key),
+                sessions,
+                &bindings.each_ref().map(|it| &**it),
+                &decisions,
+                now,
+            )
         };
         let first = look(false);
         assert!(first.held.is_empty() && first.wait.is_none());
@@ -325,7 +333,13 @@ mod tests {
                 session: &runs,
                 taken_over,
             };
-            let found = look((&keys, &install_key), [on_pod].into_iter(), &bindings, &decisions, now);
+            let found = look(
+                (&keys, &install_key),
+                [on_pod].into_iter(),
+                &[&*bindings[0]],
+                &decisions,
+                now,
+            );
             assert_eq!((found.held["runs"].len(), found.due.len()), (1, 1));
         }
     }

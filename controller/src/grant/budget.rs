@@ -37,7 +37,7 @@ pub fn of(
     if credentials.is_empty() {
         return None;
     }
-    let gateways = gateways(session, bindings.iter().copied());
+    let gateways = gateways(session, bindings);
     let prices = gateways
         .iter()
         .filter_map(|gateway| context.gateway_keys.prices(gateway));
@@ -52,12 +52,8 @@ pub fn of(
 }
 
 /// Whether a session's spending could be counted, and its namespace's budget has room for it.
-pub fn is_known(
-    context: &Context,
-    (session, link): (&AgentSession, &Link),
-    bindings: &[Arc<CredentialBinding>],
-) -> bool {
-    let gateways = gateways(session, bindings.iter().map(|binding| &**binding));
+pub fn is_known(context: &Context, (session, link): (&AgentSession, &Link), bindings: &[&CredentialBinding]) -> bool {
+    let gateways = gateways(session, bindings);
     let is_capped = !gateways.is_empty() && !allot::caps(context, &link.session.namespace).is_empty();
     if is_capped && !has_room(context, session, link) {
         return false;
@@ -85,10 +81,10 @@ fn has_room(context: &Context, session: &AgentSession, link: &Link) -> bool {
 pub fn hold(
     context: &Arc<Context>,
     (session, link): (&AgentSession, &Link),
-    bindings: &[Arc<CredentialBinding>],
+    bindings: &[&CredentialBinding],
     caps: &[Cap],
 ) -> Option<Duration> {
-    let keys: Vec<String> = keys(session, bindings.iter().map(|binding| &**binding))
+    let keys: Vec<String> = keys(session, bindings)
         .map(|(credential, _)| credential.to_owned())
         .collect();
     if caps.is_empty() || keys.is_empty() || session.status.as_ref().is_some_and(has_ended) {
@@ -98,17 +94,14 @@ pub fn hold(
 }
 
 /// Gateways that a session may have keys of.
-fn gateways<'a>(session: &AgentSession, bindings: impl Iterator<Item = &'a CredentialBinding>) -> BTreeSet<&'a str> {
+fn gateways<'a>(session: &AgentSession, bindings: &[&'a CredentialBinding]) -> BTreeSet<&'a str> {
     keys(session, bindings).map(|(_, gateway)| gateway).collect()
 }
 
 /// Credentials of a session that would be keys, and the gateway of each.
-fn keys<'a>(
-    session: &AgentSession,
-    bindings: impl Iterator<Item = &'a CredentialBinding>,
-) -> impl Iterator<Item = (&'a str, &'a str)> {
+fn keys<'a>(session: &AgentSession, bindings: &[&'a CredentialBinding]) -> impl Iterator<Item = (&'a str, &'a str)> {
     let listed = |name: &str| session.spec.credentials.iter().any(|listed| listed.name == name);
-    bindings.filter_map(move |binding| {
+    bindings.iter().filter_map(move |binding| {
         let credential = &binding.spec.credential;
         let key = credential.source.lite_llm_key.as_ref()?;
         let is_theirs = listed(&credential.name) && selects(&binding.spec.subjects, session);

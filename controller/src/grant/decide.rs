@@ -15,7 +15,7 @@ use super::approve::{Approval, ToldGrant, approve};
 use super::evidence::ask::Wanted;
 use super::evidence::prove::Known;
 use super::permit::{DefaultPolicy, Matching, Permitted};
-use super::select::{listed, may_meet, session_may};
+use super::select::{Index, may_meet, session_may};
 use super::tip::Standing;
 use super::vet::vet;
 use crate::forge::config::Place;
@@ -179,9 +179,10 @@ pub fn decide(facts: &Facts<'_>) -> Decisions {
         policies.insert(name, approval.matching);
     }
     resolve_conflicts(&bindings, &mut decisions.bindings);
+    let index = Index::of(bindings.iter().copied());
     for session in facts.sessions {
         let uid = session.session.uid().unwrap_or_default();
-        let theirs = listed(&bindings, &session.session);
+        let theirs = index.listed(&session.session);
         if theirs
             .iter()
             .any(|binding| !asking.contains(&binding.name_any()) && is_undetermined(&decisions.bindings, binding))

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use berth_crds::{
     AgentSession, AwsSigV4, CredentialBinding, EgressRoute, EgressTls, GitAccess, GitSource, Injection, KeyRef,
-    ProtectedPaths, Reason, Route, Tokens,
+    ProtectedPaths, Reason, Route, Stub, Tokens,
 };
 use berth_egress::policy::{self, Policy};
 use berth_protocol::budget::Budget;
@@ -123,13 +123,39 @@ pub fn git_credential(session: &AgentSession, bindings: &[&CredentialBinding], u
     granting.find(|name| session.spec.credentials.iter().any(|listed| listed.name == *name))
 }
 
+/// How the stubs of credentials look, by name: as the first binding of each says.
+#[derive(Default)]
+pub struct Shapes<'a>(BTreeMap<&'a str, Shape<'a>>);
+
+#[derive(Default)]
+struct Shape<'a> {
+    stub: Option<&'a Stub>,
+    is_aws: bool,
+}
+
+impl<'a> Shapes<'a> {
+    /// Of these bindings.
+    pub fn of(bindings: impl IntoIterator<Item = &'a CredentialBinding>) -> Self {
+        let mut shapes = Self::default();
+        for binding in bindings {
+            let credential = &binding.spec.credential;
+            let first = Shape {
+                stub: credential.stub.as_ref(),
+                is_aws: false,
+            };
+            let shape = shapes.0.entry(&credential.name).or_insert(first);
+            shape.is_aws |= credential.source.aws_sig_v4.is_some();
+        }
+        shapes
+    }
+}
+
 /// What the agent finds in place of each credential that the session lists. The same for every incarnation, so that
 /// what a program has written down stays good.
-pub fn stubs(key: &InstallKey, session: &AgentSession, bindings: &[&CredentialBinding]) -> BTreeMap<String, String> {
+pub fn stubs(key: &InstallKey, session: &AgentSession, shapes: &Shapes<'_>) -> BTreeMap<String, String> {
     let uid = session.uid().unwrap_or_default();
     let stub = |name: &str| {
-        let binding = bindings.iter().find(|binding| binding.spec.credential.name == name);
-        let shape = binding.and_then(|binding| binding.spec.credential.stub.as_ref());
+        let shape = shapes.0.get(name).and_then(|shape| shape.stub);
         let prefix = shape.and_then(|shape| shape.prefix.clone());
         let prefix = prefix.unwrap_or_else(|| format!("stub_{}_", name.to_ascii_lowercase()));
         let length = shape
@@ -145,10 +171,7 @@ pub fn stubs(key: &InstallKey, session: &AgentSession, bindings: &[&CredentialBi
         .map(|credential| (credential.name.clone(), stub(&credential.name)))
         .collect();
     for credential in &session.spec.credentials {
-        let mut own = bindings
-            .iter()
-            .filter(|binding| binding.spec.credential.name == credential.name);
-        if own.any(|binding| binding.spec.credential.source.aws_sig_v4.is_some()) {
+        if shapes.0.get(credential.name.as_str()).is_some_and(|shape| shape.is_aws) {
             for (name, value) in aws_variables(key, &uid, &credential.name, stubs.get(&credential.name)) {
                 stubs.entry(name).or_insert(value); // of two AWS keys the first listed is what SDKs find by themselves
             }
@@ -170,7 +193,7 @@ fn secret_stub(key: &InstallKey, uid: &str, name: &str) -> String {
 }
 
 /// Bindings whose streams don't drain: the brake was pulled, or the owner's side permits it no more.
-pub fn at_once(bindings: &[&CredentialBinding], verdicts: &BTreeMap<String, Verdict>) -> Vec<String> {
+pub fn at_once(bindings: &[Arc<CredentialBinding>], verdicts: &BTreeMap<String, Verdict>) -> Vec<String> {
     let stopped = bindings.iter().filter(|binding| {
         let Some(Verdict::Inactive { reason, .. }) = verdicts.get(&binding.name_any()) else {
             return false;

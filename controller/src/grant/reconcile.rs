@@ -17,6 +17,7 @@ use super::evidence::signers::Signers;
 use super::github::Token;
 use super::permit::Matching;
 use super::push::Values;
+use super::select::Index;
 use super::tip::SourceTip;
 use super::{allot, budget, oauth2, offer, push, secrets, status, tip};
 use crate::answer;
@@ -60,6 +61,15 @@ impl Bound {
     }
 }
 
+/// The bindings of a namespace, and what is found of them once for all sessions.
+struct Bindings<'a> {
+    all: &'a [Arc<CredentialBinding>],
+    index: Index<'a>,
+    shapes: offer::Shapes<'a>,
+    /// Those whose streams are cut at once.
+    cut: Vec<String>,
+}
+
 /// Looks at one namespace.
 pub async fn reconcile(context: Arc<Context>, namespace: String) -> Outcome {
     let began = Instant::now();
@@ -71,7 +81,11 @@ pub async fn reconcile(context: Arc<Context>, namespace: String) -> Outcome {
             Outcome::Failed
         }
     };
-    context.metrics.reconcile.observe("grants", outcome, began.elapsed());
+    let took = began.elapsed();
+    context.metrics.reconcile.observe("grants", outcome, took);
+    // With a thousand bindings and hundreds of sessions a look takes long, and each change of theirs asks for one: as much
+    // time is left to what it brought about, and what asks meanwhile is one look.
+    tokio::time::sleep(took.saturating_sub(CHEAP).min(REST_MAX)).await;
     outcome
 }
 
@@ -105,8 +119,14 @@ async fn pass(context: &Arc<Context>, namespace: &str) -> Result<Option<Duration
     let lease = lease(&Matching::of_namespace(namespace, labels.as_ref(), &policies));
     let mut values = Values::new((&client, namespace), (&tokens, &keys), context.clock.now());
     let mut again: Vec<Duration> = flows.wait.into_iter().chain(wait).collect();
+    let known = Bindings {
+        index: Index::of(&bindings),
+        shapes: offer::Shapes::of(bindings.iter().map(|binding| &**binding)),
+        cut: offer::at_once(&bindings, &decisions.bindings),
+        all: &bindings,
+    };
     for session in &bound {
-        again.extend(push_one(context, &bindings, session, (&decisions, &mut values, lease)).await);
+        again.extend(push_one(context, &known, session, (&decisions, &mut values, lease)).await);
     }
     again.extend(write_statuses(context, namespace, &bindings, (&decisions, &flows.unsaved)).await?);
     // Providers and forges are slow: no pass waits for them, and least of all a revocation.
@@ -141,16 +161,21 @@ fn gateway_keys(
         taken_over: push::holds_earlier_grants(context, &bound.pod_uid),
     });
     let keys = (&context.gateway_keys, &context.install_key);
-    let mut found = gateway::run::look(keys, sessions, bindings, decisions, context.clock.now());
+    let bindings: Vec<&CredentialBinding> = bindings
+        .iter()
+        .map(|binding| &**binding)
+        .filter(|binding| binding.spec.credential.source.lite_llm_key.is_some())
+        .collect();
+    let mut found = gateway::run::look(keys, sessions, &bindings, decisions, context.clock.now());
     let judged = bound.iter().map(|bound| bound.link.session_uid.as_str());
     let judged = judged.filter(|uid| !decisions.undetermined.contains(*uid)).collect();
     found.end(context, namespace, &judged);
     let (mut held, mut wait) = (std::mem::take(&mut found.held), found.wait);
     let caps = allot::caps(context, namespace);
     for bound in bound {
-        let again = budget::hold(context, bound.named(), bindings, &caps);
+        let again = budget::hold(context, bound.named(), &bindings, &caps);
         wait = wait.into_iter().chain(again).min();
-        if !budget::is_known(context, bound.named(), bindings) {
+        if !budget::is_known(context, bound.named(), &bindings) {
             held.remove(&bound.link.session_uid); // nobody could count
             budget::begin(context, &bound.link);
         }
@@ -252,21 +277,22 @@ fn decided(
 
 async fn push_one(
     context: &Context,
-    all: &[Arc<CredentialBinding>],
+    known: &Bindings<'_>,
     bound: &Bound,
     (decisions, values, lease): (&Decisions, &mut Values<'_>, Duration),
 ) -> Option<Duration> {
-    let bindings: Vec<&CredentialBinding> = all.iter().map(|binding| &**binding).collect();
+    let theirs = known.index.listed(&bound.facts.session);
+    let bindings: Vec<&CredentialBinding> = theirs.into_iter().map(|binding| &**binding).collect();
     let grants = decisions
         .sessions
         .get(&bound.link.session_uid)
         .map_or(&[][..], Vec::as_slice);
     let egress = bound.pool.as_ref().and_then(|pool| pool.spec.egress.as_ref());
     let egress = egress.map_or(&[][..], |egress| egress.routes.as_slice());
-    let stubs = offer::stubs(&context.install_key, &bound.facts.session, &bindings);
+    let stubs = offer::stubs(&context.install_key, &bound.facts.session, &known.shapes);
     let ends = values.minted(&bound.link.session_uid);
     let offer = offer::Offer {
-        cut: offer::at_once(&bindings, &decisions.bindings),
+        cut: known.cut.clone(),
         ..offer::offer(
             grants,
             &bindings,
@@ -280,7 +306,7 @@ async fn push_one(
         budget: budget::of(context, bound.named(), &bindings, &offer),
         ..offer
     };
-    if !budget::is_known(context, bound.named(), all) && push::holds_earlier_grants(context, &bound.pod_uid) {
+    if !budget::is_known(context, bound.named(), &bindings) && push::holds_earlier_grants(context, &bound.pod_uid) {
         return Some(KEEP); // a former leader's grants count on, by what it told the sidecar
     }
     if decisions.undetermined.contains(&bound.link.session_uid) && push::holds_earlier_grants(context, &bound.pod_uid) {
@@ -288,7 +314,7 @@ async fn push_one(
         return None;
     }
     if let Some(kept) = decisions.kept.get(&bound.link.session_uid) {
-        let kept = bindings.iter().filter(|binding| kept.contains(&binding.name_any()));
+        let kept = known.all.iter().filter(|binding| kept.contains(&binding.name_any()));
         let kept = kept.map(|binding| binding.spec.credential.name.as_str());
         let held: BTreeSet<&str> = offer
             .credentials
@@ -402,16 +428,16 @@ async fn write_statuses(
     (decisions, unsaved): (&Decisions, &BTreeMap<String, String>),
 ) -> Result<Option<Duration>, GrantFailure> {
     let mut again = None;
+    let mut holders: BTreeMap<&str, i64> = BTreeMap::new();
+    for grant in decisions.sessions.values().flatten() {
+        *holders.entry(&grant.binding).or_default() += 1;
+    }
     for binding in bindings
         .iter()
         .filter(|binding| binding.meta().deletion_timestamp.is_none())
     {
         let name = binding.name_any();
-        let holders = decisions
-            .sessions
-            .values()
-            .filter(|grants| grants.iter().any(|grant| grant.binding == name));
-        let holders = i64::try_from(holders.count()).unwrap_or(i64::MAX);
+        let holders = holders.get(name.as_str()).copied().unwrap_or_default();
         let Some(told) = decisions.bindings.get(&name).zip(decisions.grants.get(&name)) else {
             continue;
         };
@@ -454,6 +480,10 @@ async fn write_status(
     Ok(())
 }
 
+/// A look that is noticed by nobody.
+const CHEAP: Duration = Duration::from_millis(50);
+/// A revocation is never later than this for the sake of others.
+const REST_MAX: Duration = Duration::from_millis(200);
 /// A commit takes milliseconds.
 const KEEP: Duration = Duration::from_millis(500);
 /// DESIGN §7: 60 s, from 10 s to 15 min by policy.

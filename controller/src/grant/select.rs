@@ -1,6 +1,6 @@
 //! Pure: which bindings are a session's, and what a policy wants of the session itself.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use berth_crds::{AgentSession, Confinement, CredentialBinding, Require, SessionDelivery, Subjects, label};
@@ -8,18 +8,39 @@ use kube::ResourceExt;
 
 use super::decide::SessionFacts;
 
-/// The bindings that select a session and whose credential it lists.
-pub fn listed<'a>(bindings: &[&'a Arc<CredentialBinding>], session: &AgentSession) -> Vec<&'a Arc<CredentialBinding>> {
-    let names: BTreeSet<&str> = session
-        .spec
-        .credentials
-        .iter()
-        .map(|credential| credential.name.as_str())
-        .collect();
-    let theirs = bindings.iter().filter(|binding| {
-        names.contains(binding.spec.credential.name.as_str()) && selects(&binding.spec.subjects, session)
-    });
-    theirs.copied().collect()
+/// Bindings by the name of their credential: a session's are found without a look at all of them.
+pub struct Index<'a> {
+    bindings: Vec<&'a Arc<CredentialBinding>>,
+    by_credential: BTreeMap<&'a str, Vec<usize>>,
+}
+
+impl<'a> Index<'a> {
+    /// Of these bindings, whose order is kept.
+    pub fn of(bindings: impl IntoIterator<Item = &'a Arc<CredentialBinding>>) -> Self {
+        let bindings: Vec<&Arc<CredentialBinding>> = bindings.into_iter().collect();
+        let mut by_credential: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        for (at, binding) in bindings.iter().enumerate() {
+            let name = binding.spec.credential.name.as_str();
+            by_credential.entry(name).or_default().push(at);
+        }
+        Self {
+            bindings,
+            by_credential,
+        }
+    }
+
+    /// Those that select a session and whose credential it lists.
+    pub fn listed(&self, session: &AgentSession) -> Vec<&'a Arc<CredentialBinding>> {
+        let listed = session.spec.credentials.iter();
+        let mut found: Vec<usize> = listed
+            .filter_map(|credential| self.by_credential.get(credential.name.as_str()))
+            .flatten()
+            .copied()
+            .filter(|at| selects(&self.bindings[*at].spec.subjects, session))
+            .collect();
+        found.sort_unstable();
+        found.into_iter().map(|at| self.bindings[at]).collect()
+    }
 }
 
 /// Whether some session may be both's: certain only of names, and of selectors that ask for two values of one label.

@@ -251,7 +251,8 @@ async fn assign(
         .set(pod_uid, name.clone(), &expected.session_uid, claim.incarnation);
     let bindings = context.caches.bindings_of(&name.namespace);
     let bindings: Vec<&CredentialBinding> = bindings.iter().map(|binding| &**binding).collect();
-    let stubs = offer::stubs(&context.install_key, &session, &bindings);
+    let shapes = offer::Shapes::of(bindings.iter().copied());
+    let stubs = offer::stubs(&context.install_key, &session, &shapes);
     let restore = restore(context, snapshot, incarnation).await?;
     let mut assignment = control::Assignment {
         restore,

@@ -3,6 +3,7 @@
 //! against oversight, not a complete list.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::LazyLock;
 
 use super::{Report, Rule};
 use crate::pattern::{HostPattern, PathPattern};
@@ -32,16 +33,12 @@ struct Endpoint {
 
 pub(super) fn check(routes: &[Item<'_>], report: &mut Report) {
     let limited = limited_to_refs(routes);
-    let parsed: Vec<(&Endpoint, PathPattern)> = (ENDPOINTS.iter())
-        .filter_map(|endpoint| Some((endpoint, PathPattern::parse(endpoint.path).ok()?)))
-        .collect();
-    let by_host = HostIndex::new(&parsed);
     for (index, route, compiled) in routes {
         let Some(credential) = &route.credential else { continue };
         if route.git.is_some() || route.tls != Tls::Terminate {
             continue;
         }
-        let near = by_host.near(&compiled.host);
+        let near = BY_HOST.near(&compiled.host);
         let reached = |power: Power| {
             let mut near = near.iter().filter(|(endpoint, _)| endpoint.power == power);
             near.find(|(endpoint, path)| reaches(compiled, endpoint, path))
@@ -120,23 +117,28 @@ fn hosts_overlap(pattern: &HostPattern, host: &str) -> bool {
     tail && depth.map_or(more > 0, |depth| more == depth)
 }
 
+/// The table, read once.
+static BY_HOST: LazyLock<HostIndex> = LazyLock::new(HostIndex::new);
+
 /// The table's endpoints by host, looked up once for each pattern.
-struct HostIndex<'a> {
-    hosts: HashMap<&'static str, Vec<&'a (&'static Endpoint, PathPattern)>>,
+struct HostIndex {
+    hosts: HashMap<&'static str, Vec<(&'static Endpoint, PathPattern)>>,
 }
 
-impl<'a> HostIndex<'a> {
-    fn new(parsed: &'a [(&'static Endpoint, PathPattern)]) -> Self {
+impl HostIndex {
+    fn new() -> Self {
         let mut hosts: HashMap<&'static str, Vec<_>> = HashMap::new();
-        for item in parsed {
-            hosts.entry(item.0.host).or_default().push(item);
+        for endpoint in ENDPOINTS {
+            if let Ok(path) = PathPattern::parse(endpoint.path) {
+                hosts.entry(endpoint.host).or_default().push((endpoint, path));
+            }
         }
         Self { hosts }
     }
 
-    fn near(&self, pattern: &HostPattern) -> Vec<&'a (&'static Endpoint, PathPattern)> {
+    fn near(&self, pattern: &HostPattern) -> Vec<&(&'static Endpoint, PathPattern)> {
         let near = self.hosts.iter().filter(|(host, _)| hosts_overlap(pattern, host));
-        let mut near: Vec<_> = near.flat_map(|(_, endpoints)| endpoints.iter().copied()).collect();
+        let mut near: Vec<_> = near.flat_map(|(_, endpoints)| endpoints).collect();
         near.sort_by_key(|(endpoint, _)| (endpoint.host, endpoint.path, endpoint.method));
         near
     }

@@ -59,7 +59,7 @@ fn key() -> InstallKey {
 fn an_aws_key_is_two_stubs_and_an_endpoint() {
     let (one, two) = (aws("one", "AWS_ACCESS_KEY_ID"), aws("two", "BACKUP"));
     let session = session(&["AWS_ACCESS_KEY_ID", "BACKUP"]);
-    let stubs = stubs(&key(), &session, &[&one, &two]);
+    let stubs = stubs(&key(), &session, &Shapes::of([&one, &two]));
     let names: Vec<&str> = stubs.keys().map(String::as_str).collect();
     assert_eq!(
         names,
@@ -78,7 +78,7 @@ fn an_aws_key_is_two_stubs_and_an_endpoint() {
     assert_ne!(stubs["AWS_SECRET_ACCESS_KEY"], stubs["BACKUP_SECRET_ACCESS_KEY"]);
     assert_eq!(
         stubs,
-        super::stubs(&key(), &session, &[&two, &one]),
+        super::stubs(&key(), &session, &Shapes::of([&two, &one])),
         "the same after a restart"
     );
 }
@@ -86,7 +86,7 @@ fn an_aws_key_is_two_stubs_and_an_endpoint() {
 #[test]
 fn an_aws_key_is_signed_with_for_what_its_source_says() {
     let binding = aws("one", "AWS_ACCESS_KEY_ID");
-    let stubs = stubs(&key(), &session(&["AWS_ACCESS_KEY_ID"]), &[&binding]);
+    let stubs = stubs(&key(), &session(&["AWS_ACCESS_KEY_ID"]), &Shapes::of([&binding]));
     let offer = offer(
         &[granted_by(&binding)],
         &[&binding],
@@ -111,8 +111,8 @@ fn an_aws_key_is_signed_with_for_what_its_source_says() {
 fn a_key_added_later_is_offered_without_its_variables() {
     let binding = aws("one", "AWS_ACCESS_KEY_ID");
     let session = session(&["AWS_ACCESS_KEY_ID"]);
-    let before = stubs(&key(), &session, &[]);
-    let after = stubs(&key(), &session, &[&binding]);
+    let before = stubs(&key(), &session, &Shapes::of([]));
+    let after = stubs(&key(), &session, &Shapes::of([&binding]));
     assert_eq!(before["AWS_ACCESS_KEY_ID"], after["AWS_ACCESS_KEY_ID"]);
     assert_eq!(before.len(), 1);
 }
@@ -123,7 +123,7 @@ fn a_key_of_a_gateway_is_offered_once_it_is_there_with_headers_of_the_sidecars_o
     let header = json!({ "header": { "name": "Authorization", "forms": ["Bearer {}"] } });
     let route = json!({ "name": "llm", "host": "llm.example.com", "methods": ["POST"], "inject": header });
     let binding = binding("b", "OPENAI_API_KEY", &source, &route);
-    let stubs = stubs(&key(), &session(&["OPENAI_API_KEY"]), &[&binding]);
+    let stubs = stubs(&key(), &session(&["OPENAI_API_KEY"]), &Shapes::of([&binding]));
     let of = |minted: &BTreeMap<String, Timestamp>| {
         offer(
             &[granted_by(&binding)],
@@ -149,7 +149,7 @@ fn a_secret_is_read_for_the_hosts_of_its_routes() {
     let source = json!({ "secretRef": { "name": "registry", "key": ".dockerconfigjson" } });
     let route = json!({ "name": "r", "host": "registry.example.com", "methods": ["GET"], "inject": { "basic": {} } });
     let binding = binding("b", "REGISTRY", &source, &route);
-    let stubs = stubs(&key(), &session(&["REGISTRY"]), &[&binding]);
+    let stubs = stubs(&key(), &session(&["REGISTRY"]), &Shapes::of([&binding]));
     let offer = offer(
         &[granted_by(&binding)],
         &[&binding],
