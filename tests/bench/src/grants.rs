@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use berth_crds::{AgentSession, Phase};
 use berth_e2e::origin::{Outside, name, trust};
-use berth_e2e::{Repository, Team, User, cluster, hook, session_yaml};
+use berth_e2e::{Team, cluster, session_yaml};
 use berth_gallery::origin::{Answer, Authority, Origin, ok};
 use jiff::Timestamp;
 use kube::ResourceExt;
@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use crate::report::{Row, percentile};
+use crate::reviewed::Reviewed;
 
 /// Rounds without a webhook, each some seconds long.
 const SLOW: u32 = 5;
@@ -31,9 +32,7 @@ type Got = Arc<Mutex<Vec<(Timestamp, String)>>>;
 
 struct Bench {
     team: Team,
-    repository: Repository,
-    alice: User,
-    bob: User,
+    reviewed: Reviewed,
     host: String,
     got: Got,
     uid: String,
@@ -121,10 +120,7 @@ impl Bench {
         let mut pool = team.pool(1);
         pool["spec"]["caBundleRef"] = json!({ "name": "upstream-ca" });
         team.warm(&pool).await?;
-        let repository = Repository::create(&team.cluster, &team.namespace).await?;
-        repository.write("README.md", "hello")?;
-        repository.push("Begin")?;
-        hook::follow(&team, &repository, interval).await?;
+        let reviewed = Reviewed::begin(&team, interval).await?;
         let ask = format!(
             r#"curl -s -o /dev/null -w '%{{http_code}}' -m 5 -H "Authorization: Bearer $TOKEN" https://{host}/used"#
         );
@@ -136,11 +132,9 @@ impl Bench {
         team.apply(&session).await?;
         let session: AgentSession = team.phase("s", Phase::Running).await?;
         Ok(Self {
-            alice: repository.user("alice").await?,
-            bob: repository.user("bob").await?,
             uid: session.uid().context("a uid")?,
             team,
-            repository,
+            reviewed,
             host,
             got,
             value,
@@ -155,11 +149,12 @@ impl Bench {
 
     /// The forge tells nobody of pushes any more.
     async fn forget_hook(&self) -> Result<()> {
-        let path = format!("repos/{}/hooks", self.repository.path);
-        let hooks = self.repository.api("GET", &path, &Value::Null).await?;
+        let repository = &self.reviewed.repository;
+        let path = format!("repos/{}/hooks", repository.path);
+        let hooks = repository.api("GET", &path, &Value::Null).await?;
         for hook in hooks.as_array().into_iter().flatten() {
             let one = format!("{path}/{}", hook["id"]);
-            self.repository.api("DELETE", &one, &Value::Null).await?;
+            repository.api("DELETE", &one, &Value::Null).await?;
         }
         Ok(())
     }
@@ -177,34 +172,21 @@ impl Bench {
 
     /// Granted by one pull request, revoked by another. `beside`: as many sessions come, and go, in the same merges.
     async fn cycle(&self, topic: &str, beside: Option<usize>) -> Result<Cycle> {
-        let repository = &self.repository;
-        repository.git(&["checkout", "--quiet", "-B", topic, "main"])?;
-        repository.write("binding.yaml", &self.binding(topic).to_string())?;
-        for number in 0..beside.unwrap_or(0) {
-            repository.write(&format!("many/{number}.yaml"), &idle(number))?;
-        }
-        let head = repository.push_as(&self.alice, topic, "Grant")?;
-        let number = repository.open(&self.alice, topic).await?;
-        repository.listed(number, &head).await?;
-        repository.approve(&self.bob, number).await?;
-        let merged = repository.merged(&self.bob, number, "merge").await?;
-        let granted = self.permitted(merged).await?;
+        let merged = self.reviewed.merge(topic, |repository| {
+            repository.write("binding.yaml", &self.binding(topic).to_string())?;
+            let mut many = 0..beside.unwrap_or(0);
+            many.try_for_each(|number| repository.write(&format!("many/{number}.yaml"), &idle(number)))
+        });
+        let granted = self.permitted(merged.await?).await?;
 
-        repository.follow()?;
         let back = format!("{topic}-back");
-        repository.git(&["checkout", "--quiet", "-B", &back])?;
-        repository.remove("binding.yaml")?;
-        if beside.is_some() {
+        let merged = self.reviewed.merge(&back, |repository| {
+            repository.remove("binding.yaml")?;
             // As many change, so that they are being applied when the binding goes.
-            for number in 0..MANY {
-                repository.write(&format!("many/{number}.yaml"), &idle(number + 1))?;
-            }
-        }
-        repository.push_as(&self.alice, &back, "Revoke")?;
-        let number = repository.open(&self.alice, &back).await?;
-        let merged = repository.merged(&self.bob, number, "merge").await?;
-        let revoked = self.refused(merged).await?;
-        repository.follow()?;
+            let mut many = 0..beside.unwrap_or(0);
+            many.try_for_each(|number| repository.write(&format!("many/{number}.yaml"), &idle(number + 1)))
+        });
+        let revoked = self.refused(merged.await?).await?;
         Ok(Cycle { granted, revoked })
     }
 
@@ -239,14 +221,11 @@ impl Bench {
 
     /// A Secret's new value, until the host gets it.
     async fn rotate(&mut self) -> Result<Vec<Duration>> {
-        let repository = &self.repository;
-        repository.git(&["checkout", "--quiet", "-B", "rotate", "main"])?;
-        repository.write("binding.yaml", &self.binding("rotate").to_string())?;
-        let head = repository.push_as(&self.alice, "rotate", "Grant")?;
-        let number = repository.open(&self.alice, "rotate").await?;
-        repository.listed(number, &head).await?;
-        repository.approve(&self.bob, number).await?;
-        let merged = repository.merged(&self.bob, number, "merge").await?;
+        let binding = self.binding("rotate").to_string();
+        let write = self
+            .reviewed
+            .merge("rotate", |repository| repository.write("binding.yaml", &binding));
+        let merged = write.await?;
         self.permitted(merged).await?;
         let mut took = Vec::new();
         for number in 1..=ROTATIONS {
@@ -258,9 +237,9 @@ impl Bench {
             self.value = value;
             took.push(self.permitted(rotated).await?);
         }
-        self.repository.follow()?;
-        self.repository.remove("binding.yaml")?;
-        self.repository.push("Revoke")?;
+        let repository = &self.reviewed.repository;
+        repository.remove("binding.yaml")?;
+        repository.push("Revoke")?;
         self.refused(Timestamp::now()).await?;
         Ok(took)
     }

@@ -17,7 +17,11 @@ mod grants;
 mod proxy;
 mod report;
 #[cfg(feature = "cluster")]
+mod reviewed;
+#[cfg(feature = "cluster")]
 mod sessions;
+#[cfg(feature = "cluster")]
+mod swarm;
 
 use std::path::PathBuf;
 
@@ -32,7 +36,7 @@ struct Arguments {
     /// Names the benchmarks.
     #[arg(long)]
     list: bool,
-    /// Rounds: 60 serial ones of `sessions`, 50 of `grants`, 3 of `agents` and of each scenario of `proxy` unless said otherwise.
+    /// Rounds: 60 serial ones of `sessions`, 50 of `grants`, 3 of `swarm`, of `agents` and of each scenario of `proxy` unless said otherwise.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     n: Option<u32>,
     /// Rounds of a pool's worth of sessions at once.
@@ -63,6 +67,7 @@ async fn main() -> Result<()> {
         println!("sessions   bare SandboxClaims beside AgentSessions, on one warm pool");
         println!("idle       what Berth asks for beside a thousand finished sessions");
         println!("grants     from a merge to the first permitted call, and from its revert to the first refused one");
+        println!("swarm      five hundred sessions that one binding is for, and a thousand bindings beside it");
         println!("agents     the four agent programs: first request, turns, resume, streams, beside bare pods");
         println!("proxy      the sidecar beside hudsucker, Envoy, mitmproxy and no proxy, without a cluster");
         println!("docs       writes the figures of the last `proxy` into docs/benchmarks.md and its plot");
@@ -86,6 +91,8 @@ async fn main() -> Result<()> {
         }
         #[cfg(feature = "cluster")]
         "grants" => report::publish("grants", &grants::measure(arguments.n.unwrap_or(50)).await?),
+        #[cfg(feature = "cluster")]
+        "swarm" => report::publish("swarm", &swarm::measure(arguments.n.unwrap_or(3)).await?),
         #[cfg(feature = "cluster")]
         "agents" => report::publish(
             "agents",

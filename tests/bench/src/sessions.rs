@@ -242,14 +242,14 @@ async fn one(follow: &Follow, name: &str) -> Result<Seen> {
 }
 
 /// The controller that leads.
-async fn leader(pods: &Api<Pod>) -> Result<Pod> {
+pub(crate) async fn leader(pods: &Api<Pod>) -> Result<Pod> {
     let leads = ListParams::default().labels(&format!("{}=true", label::ACTIVE));
     let mut pods = pods.list(&leads).await?.items;
     pods.pop().context("no controller leads")
 }
 
 /// Memory of the controller that leads, in MiB.
-async fn resident(cluster: &Cluster) -> Result<f64> {
+pub(crate) async fn resident(cluster: &Cluster) -> Result<f64> {
     let pod = leader(&Api::namespaced(cluster.client.clone(), "berth-system")).await?;
     let pid = node::process(&pod.uid().context("a pod has a UID")?, "berth-controller")?;
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;

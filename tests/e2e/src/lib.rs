@@ -16,6 +16,7 @@ pub mod hook;
 pub mod litellm;
 pub mod node;
 pub mod origin;
+pub mod stream;
 pub mod team;
 
 pub use cluster::{Cluster, cluster};

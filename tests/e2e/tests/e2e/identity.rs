@@ -6,116 +6,14 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use berth_crds::{AgentSession, Phase};
+use berth_e2e::stream::{Stream, endpoint, proof};
 use berth_e2e::{Team, cluster, node};
-use berth_protocol::control::control_client::ControlClient;
-use berth_protocol::control::{FromSidecar, Hello, KeyProof, ToSidecar, from_sidecar, to_sidecar};
-use berth_protocol::{CONTROL_PORT, KEY_PROOF_PREFIX, VERSION};
-use futures::channel::mpsc::{UnboundedSender, unbounded};
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
-use kube::api::{Api, ListParams, PostParams};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{ListParams, PostParams};
 use kube::{Resource, ResourceExt};
 use serde_json::json;
-use tokio::time::timeout;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
-use tonic::{Code, Request, Status, Streaming};
-
-/// A stream that said Hello.
-struct Stream {
-    key: Ed25519KeyPair,
-    sender: UnboundedSender<FromSidecar>,
-    incoming: Streaming<ToSidecar>,
-}
-
-impl Stream {
-    /// Opens a stream with a fresh key; the controller answers with its refusal when the token says nothing.
-    async fn open(team: &Team, token: Option<&str>) -> Result<std::result::Result<Self, Status>> {
-        let key = Ed25519KeyPair::generate()?;
-        let (sender, receiver) = unbounded();
-        let hello = Hello {
-            protocol: VERSION,
-            version: "e2e".to_owned(),
-            public_key: key.public_key().as_ref().to_vec(),
-            ..Hello::default()
-        };
-        say(&sender, from_sidecar::Message::Hello(hello))?;
-        let mut request = Request::new(receiver);
-        if let Some(token) = token {
-            let bearer = format!("Bearer {token}").parse()?;
-            request.metadata_mut().insert("authorization", bearer);
-        }
-        let mut client = ControlClient::new(channel(team).await?);
-        let answer = timeout(ANSWER, client.attach(request))
-            .await
-            .context("the controller doesn't answer")?;
-        Ok(answer.map(|answer| Self {
-            key,
-            sender,
-            incoming: answer.into_inner(),
-        }))
-    }
-
-    /// Opens a stream with a token that is a pod's.
-    async fn of_pod(team: &Team, token: &str) -> Result<Self> {
-        Ok(Self::open(team, Some(token)).await??)
-    }
-
-    /// Answers Welcome with a signature over what `signed` makes of it.
-    async fn prove(&mut self, signed: impl Fn(&[u8]) -> Vec<u8>) -> Result<()> {
-        let first = timeout(ANSWER, self.incoming.message()).await.context("no Welcome")??;
-        let Some(to_sidecar::Message::Welcome(welcome)) = first.and_then(|first| first.message) else {
-            bail!("the first message isn't Welcome")
-        };
-        let signature = self.key.sign(&signed(&welcome.nonce)).as_ref().to_vec();
-        say(&self.sender, from_sidecar::Message::KeyProof(KeyProof { signature }))
-    }
-
-    /// Fails unless the controller ends the stream without having said anything more.
-    async fn ends(&mut self) -> Result<()> {
-        let next = timeout(ANSWER, self.incoming.message()).await;
-        let next = next.context("the stream stays open")?;
-        match next {
-            Ok(Some(message)) => bail!("the controller said {message:?}"),
-            Ok(None) | Err(_) => Ok(()),
-        }
-    }
-
-    /// Fails unless the stream is open and the controller has said nothing.
-    async fn is_quiet(&mut self, during: Duration) -> Result<()> {
-        match timeout(during, self.incoming.message()).await {
-            Err(_elapsed) => Ok(()),
-            Ok(Ok(None)) => bail!("the stream ended"),
-            Ok(other) => bail!("the controller said {other:?}"),
-        }
-    }
-}
-
-fn say(sender: &UnboundedSender<FromSidecar>, message: from_sidecar::Message) -> Result<()> {
-    let message = FromSidecar { message: Some(message) };
-    Ok(sender.unbounded_send(message)?)
-}
-
-/// What an honest sidecar signs.
-fn proof(nonce: &[u8]) -> Vec<u8> {
-    [KEY_PROOF_PREFIX, nonce].concat()
-}
-
-async fn channel(team: &Team) -> Result<Channel> {
-    let services: Api<Service> = Api::namespaced(team.cluster.client.clone(), "berth-system");
-    let service = services.get("berth-controller").await?;
-    let address = service
-        .spec
-        .and_then(|spec| spec.cluster_ip)
-        .context("the Service has no address")?;
-    let authority = team.api::<ConfigMap>().get("berth-ca").await?.data.unwrap_or_default();
-    let certificate = authority.values().next().context("berth-ca is empty")?;
-    let tls = ClientTlsConfig::new()
-        .ca_certificate(Certificate::from_pem(certificate))
-        .domain_name("berth-controller.berth-system.svc");
-    let endpoint = Endpoint::from_shared(format!("https://{address}:{CONTROL_PORT}"))?.tls_config(tls)?;
-    Ok(endpoint.connect_timeout(ANSWER).connect().await?)
-}
+use tonic::Code;
 
 /// The pod of a pool of one.
 async fn warm_pod(team: &Team) -> Result<Pod> {
@@ -143,14 +41,17 @@ async fn a_stream_without_a_token_of_audience_berth_is_refused() -> Result<()> {
     let team = Team::with_pool(&cluster().await?, "token", 1).await?;
     let other = team.kubectl(&["create", "token", "default"])?;
     for token in [None, Some("garbage"), Some(other.trim())] {
-        match Stream::open(&team, token).await? {
+        match Stream::open(&endpoint(&team).await?, token).await? {
             Ok(_) => bail!("a stream was opened with {token:?}"),
             Err(status) => assert_eq!(status.code(), Code::Unauthenticated, "{token:?}: {status}"),
         }
     }
     // The same client with a pod's token is welcome, so it was the token that was refused.
     let genuine = token(&warm_pod(&team).await?, SIDECAR, SIDECAR_TOKEN)?;
-    Stream::of_pod(&team, &genuine).await?.prove(proof).await?;
+    Stream::of_pod(&endpoint(&team).await?, &genuine)
+        .await?
+        .prove(proof)
+        .await?;
     team.end().await
 }
 
@@ -159,7 +60,7 @@ async fn a_copied_token_gets_nothing_and_its_pod_is_bound_to_no_session() -> Res
     let team = Team::with_pool(&cluster().await?, "copied", 1).await?;
     let poisoned = warm_pod(&team).await?;
     let copied = token(&poisoned, SIDECAR, SIDECAR_TOKEN)?;
-    let mut stream = Stream::of_pod(&team, &copied).await?;
+    let mut stream = Stream::of_pod(&endpoint(&team).await?, &copied).await?;
     stream.prove(proof).await?;
     stream.ends().await?;
 
@@ -179,7 +80,7 @@ async fn a_key_that_is_not_proven_is_refused_and_harms_no_pod() -> Result<()> {
     let team = Team::with_pool(&cluster().await?, "proof", 1).await?;
     let pod = warm_pod(&team).await?;
     let copied = token(&pod, SIDECAR, SIDECAR_TOKEN)?;
-    let mut stream = Stream::of_pod(&team, &copied).await?;
+    let mut stream = Stream::of_pod(&endpoint(&team).await?, &copied).await?;
     stream.prove(<[u8]>::to_vec).await?; // without the prefix
     stream.ends().await?;
 
@@ -225,7 +126,7 @@ async fn attach_as(team: &Team, pod: &Pod) -> Result<Stream> {
         phase == Some("Running")
     };
     let forged = team.wait::<Pod>("look-alike", "running", REPLACED, running).await?;
-    let mut stream = Stream::of_pod(team, &token(&forged, "sleep", "/token/token")?).await?;
+    let mut stream = Stream::of_pod(&endpoint(team).await?, &token(&forged, "sleep", "/token/token")?).await?;
     stream.prove(proof).await?;
     stream.is_quiet(QUIET).await?;
     Ok(stream)
@@ -305,8 +206,6 @@ async fn a_second_connection_to_the_runners_socket_changes_nothing_and_is_record
 const SIDECAR: &str = "berth-sidecar";
 /// Where the kubelet's volume is in the sidecar.
 const SIDECAR_TOKEN: &str = "/berth/token/token";
-/// The controller's own limit for a handshake is 10 s.
-const ANSWER: Duration = Duration::from_secs(30);
 /// A refused proof, or an assignment to the wrong pod, would be there within a round trip.
 const QUIET: Duration = Duration::from_secs(2);
 /// A pod starts anew in between, on two cores that other tests share.
