@@ -215,7 +215,7 @@ pub async fn push(
 /// How long until a lease is prolonged that was that long ago; `None` for now. Those that would be due soon go with the
 /// first: hundreds of sessions, each at a time of its own, would otherwise have the namespace looked at all the time.
 fn left(ago: Duration, renewal: Duration) -> Option<Duration> {
-    (ago < renewal / 2).then(|| renewal - ago)
+    (ago < renewal / 2).then(|| renewal.saturating_sub(ago))
 }
 
 fn prolong(context: &Context, pod_uid: &str, link: &Link, lease: Duration) {

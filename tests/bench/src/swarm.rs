@@ -61,7 +61,7 @@ pub(crate) async fn measure(n: u32) -> Result<Vec<Row>> {
 async fn idle(cluster: &Cluster, beside: &str) -> Result<Row> {
     let before = processor(cluster).await?;
     tokio::time::sleep(IDLE).await; // what is measured is the time itself
-    let spent = processor(cluster).await? - before;
+    let spent = processor(cluster).await?.saturating_sub(before);
     let share = spent.as_secs_f64() / IDLE.as_secs_f64();
     Ok(Row::new(
         format!("{beside}: an idle minute, of a core"),
@@ -117,7 +117,7 @@ impl Bench {
         let what = format!("{BINDINGS} bindings × {SESSIONS} sessions");
         let before = processor(cluster).await?;
         let took = self.grant_many().await?.as_secs_f64();
-        let spent = (processor(cluster).await? - before).as_secs_f64();
+        let spent = (processor(cluster).await?.saturating_sub(before)).as_secs_f64();
         rows.push(Row::new(format!("{what}: one merge to the last sidecar"), took, "s"));
         rows.push(Row::new(format!("{what}: processor of the merge"), spent, "s"));
         rows.push(memory(&what, resident(cluster).await?));
@@ -149,7 +149,7 @@ impl Bench {
                     .await?,
             );
         }
-        let spent = (processor(cluster).await? - before).as_secs_f64() / f64::from(n.max(1)) / 2.0;
+        let spent = (processor(cluster).await?.saturating_sub(before)).as_secs_f64() / f64::from(n.max(1)) / 2.0;
         let times = |of: fn(&Cycle) -> Duration| cycles.iter().map(of).collect::<Vec<_>>();
         let worst = |of| percentile(&times(of), 100);
         let figure = |what: &str| format!("{beside}: {what} (n={n})");
