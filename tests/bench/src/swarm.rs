@@ -70,15 +70,13 @@ async fn idle(cluster: &Cluster, beside: &str) -> Result<Row> {
     ))
 }
 
-/// Time on a processor that the controller has had (proc_pid_stat(5), fields 14 and 15, in hundredths of a second).
+/// Time on a processor that the controller has had.
 async fn processor(cluster: &Cluster) -> Result<Duration> {
     let pod = leader(&kube::Api::namespaced(cluster.client.clone(), "berth-system")).await?;
-    let pid = node::process(&pod.uid().context("a pod has a UID")?, "berth-controller")?;
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let (_, after) = stat.rsplit_once(')').context("a process has a name")?;
-    let ticks = after.split_whitespace().skip(11).take(2).map(str::parse::<u64>);
-    let ticks: u64 = ticks.collect::<Result<Vec<_>, _>>()?.iter().sum();
-    Ok(Duration::from_millis(ticks * 10))
+    node::processor_time(node::process(
+        &pod.uid().context("a pod has a UID")?,
+        "berth-controller",
+    )?)
 }
 
 impl Bench {
@@ -117,7 +115,7 @@ impl Bench {
         let what = format!("{BINDINGS} bindings × {SESSIONS} sessions");
         let before = processor(cluster).await?;
         let took = self.grant_many().await?.as_secs_f64();
-        let spent = (processor(cluster).await?.saturating_sub(before)).as_secs_f64();
+        let spent = processor(cluster).await?.saturating_sub(before).as_secs_f64();
         rows.push(Row::new(format!("{what}: one merge to the last sidecar"), took, "s"));
         rows.push(Row::new(format!("{what}: processor of the merge"), spent, "s"));
         rows.push(memory(&what, resident(cluster).await?));
@@ -149,7 +147,7 @@ impl Bench {
                     .await?,
             );
         }
-        let spent = (processor(cluster).await?.saturating_sub(before)).as_secs_f64() / f64::from(n.max(1)) / 2.0;
+        let spent = processor(cluster).await?.saturating_sub(before).as_secs_f64() / f64::from(n.max(1)) / 2.0;
         let times = |of: fn(&Cycle) -> Duration| cycles.iter().map(of).collect::<Vec<_>>();
         let worst = |of| percentile(&times(of), 100);
         let figure = |what: &str| format!("{beside}: {what} (n={n})");

@@ -78,7 +78,7 @@ async fn one(world: &World, name: &str) -> Result<Cost> {
     let (uid, began) = (session.uid().context("a uid")?, Instant::now());
     let pod = team.pod_of(&session).await?;
     let runner = node::process(&pod.uid().context("a uid")?, "berth-runner")?;
-    let before = processor_time(runner)?;
+    let before = node::processor_time(runner)?;
     let mut chunks: BTreeMap<String, u64> = BTreeMap::new();
     let look = "select encode(hash, 'hex'), octet_length(data) from checkpoint_chunk where session_uid = $1";
     let end = Instant::now() + PATIENCE;
@@ -102,7 +102,7 @@ async fn one(world: &World, name: &str) -> Result<Cost> {
         tokio::time::sleep(SAMPLE).await; // of what comes and goes meanwhile
     }
     let took = began.elapsed();
-    let processor = processor_time(runner)?.saturating_sub(before);
+    let processor = node::processor_time(runner)?.saturating_sub(before);
     let events = "select coalesce(sum(pg_column_size(e)), 0)::bigint from session_event e where session_uid = $1";
     let events = team.cluster.number(events, &[&uid]).await?.unwrap_or_default();
     Ok(Cost {
@@ -111,16 +111,4 @@ async fn one(world: &World, name: &str) -> Result<Cost> {
         events: events.unsigned_abs(),
         took,
     })
-}
-
-/// User and system time of a process, proc(5): in hundredths of a second.
-fn processor_time(pid: u32) -> Result<Duration> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let (_, after) = stat.rsplit_once(')').context("a name in parentheses")?;
-    let fields: Vec<&str> = after.split_whitespace().collect();
-    let ticks: u64 = [11, 12]
-        .iter()
-        .filter_map(|index| fields.get(*index)?.parse::<u64>().ok())
-        .sum();
-    Ok(Duration::from_millis(ticks * 10))
 }

@@ -142,18 +142,19 @@ pub(crate) async fn grant(team: &Team, name: &str, credential: &Value, routes: &
     .map(drop)
 }
 
-/// A session that runs the script; gives what it printed.
-async fn run(team: &Team, host: &str, forge: &str) -> Result<String> {
+/// A session of the clients' image that runs a script with these variables and credentials; gives what it printed.
+pub(crate) async fn run(team: &Team, script: &str, env: &[(&str, &str)], credentials: &[&str]) -> Result<String> {
     let mut pool = team.pool(0);
     pool["spec"]["caBundleRef"] = json!({ "name": "upstream-ca" });
     pool["spec"]["harness"]["image"] = "localhost/berth-clients:dev".into();
     team.apply(&pool).await?;
-    let env = json!([
-        { "name": "PLACE", "value": format!("https://{host}") }, { "name": "FORGE", "value": format!("https://{forge}") },
-    ]);
-    let credentials = json!([{ "name": "TOKEN" }, { "name": "FORGE_TOKEN" }, { "name": "AWS_ACCESS_KEY_ID" }]);
+    let env: Vec<Value> = env
+        .iter()
+        .map(|(name, value)| json!({ "name": name, "value": value }))
+        .collect();
+    let credentials: Vec<Value> = credentials.iter().map(|name| json!({ "name": name })).collect();
     let spec = json!({
-        "poolRef": { "name": "pool" }, "task": { "prompt": SCRIPT }, "credentials": credentials, "env": env,
+        "poolRef": { "name": "pool" }, "task": { "prompt": script }, "credentials": credentials, "env": env,
     });
     team.apply(&json!({
         "apiVersion": "berth.dev/v1alpha1", "kind": "AgentSession", "metadata": { "name": "s" }, "spec": spec,
@@ -210,7 +211,9 @@ async fn clients_of_every_language_use_a_credential_from_a_pod() -> Result<()> {
     let _forge = Outside::of(&team, "forge", origin).await?;
     bind(&team, [host, forge]).await?;
 
-    let printed = run(&team, host, forge).await?;
+    let (place, forge_url) = (format!("https://{host}"), format!("https://{forge}"));
+    let env = [("PLACE", place.as_str()), ("FORGE", forge_url.as_str())];
+    let printed = run(&team, SCRIPT, &env, &["TOKEN", "FORGE_TOKEN", "AWS_ACCESS_KEY_ID"]).await?;
     check(&outside.origin.requests(), &printed)?;
     for client in ["curl", "python", "node", "npm", "go", "java", "aws", "clone", "push"] {
         let works = printed.lines().any(|line| line == format!("{client} works"));

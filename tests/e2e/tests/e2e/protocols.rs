@@ -4,21 +4,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
-use berth_crds::AgentSession;
+use anyhow::Result;
 use berth_e2e::origin::{Outside, name, trust};
 use berth_e2e::{Team, cluster};
 use berth_gallery::origin::{Authority, Origin};
 use berth_gallery::{crates, rpc};
 use futures::{SinkExt as _, StreamExt as _};
-use kube::ResourceExt;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
 
-use crate::clients::grant;
+use crate::clients::{grant, run};
 
 const SECRET: &str = "fake-value-of-every-protocol-012345";
 const EVENTS: usize = 16;
@@ -138,38 +136,6 @@ async fn bind(team: &Team, [call, chat, events, crates]: [&str; 4]) -> Result<()
     .await
 }
 
-/// A session that runs the script; gives what it printed.
-async fn run(team: &Team, [call, chat, events, crates]: [&str; 4]) -> Result<String> {
-    let mut pool = team.pool(0);
-    pool["spec"]["caBundleRef"] = json!({ "name": "upstream-ca" });
-    pool["spec"]["harness"]["image"] = "localhost/berth-clients:dev".into();
-    team.apply(&pool).await?;
-    let env = [
-        ("CALL", call),
-        ("CHAT", chat),
-        ("EVENTS", events),
-        ("CRATES", crates),
-        ("MANIFEST", crates::MANIFEST),
-    ];
-    let env = env.map(|(name, value)| json!({ "name": name, "value": value }));
-    let spec = json!({
-        "poolRef": { "name": "pool" }, "task": { "prompt": SCRIPT }, "env": env,
-        "credentials": [{ "name": "TOKEN" }, { "name": "CARGO_TOKEN" }],
-    });
-    team.apply(&json!({
-        "apiVersion": "berth.dev/v1alpha1", "kind": "AgentSession", "metadata": { "name": "s" }, "spec": spec,
-    }))
-    .await?;
-    let ended = |session: &AgentSession| {
-        let result = session.status.as_ref().and_then(|status| status.result.as_ref());
-        result.is_some_and(|result| result.exit_code.is_some())
-    };
-    let session = team
-        .wait::<AgentSession>("s", "its end", Duration::from_mins(5), ended)
-        .await?;
-    team.output(&session.uid().context("a uid")?).await
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_sockets_events_and_registries_work_from_a_pod() -> Result<()> {
     let cluster = cluster().await?;
@@ -191,7 +157,14 @@ async fn calls_sockets_events_and_registries_work_from_a_pod() -> Result<()> {
     let crates = Outside::of(&team, "crates", Origin::http1(&authority, &[hosts[3]], registry).await?).await?;
     bind(&team, hosts).await?;
 
-    let printed = run(&team, hosts).await?;
+    let env = [
+        ("CALL", hosts[0]),
+        ("CHAT", hosts[1]),
+        ("EVENTS", hosts[2]),
+        ("CRATES", hosts[3]),
+        ("MANIFEST", crates::MANIFEST),
+    ];
+    let printed = run(&team, SCRIPT, &env, &["TOKEN", "CARGO_TOKEN"]).await?;
     for client in ["call", "chat", "events", "cargo"] {
         let works = printed.lines().any(|line| line == format!("{client} works"));
         assert!(works, "{client}: {printed}");

@@ -203,6 +203,13 @@ async fn a_session_made_again_under_its_name_is_another_session() -> Result<()> 
     team.end().await
 }
 
+/// What the session says of its success.
+fn succeeded(session: &AgentSession) -> Result<&str> {
+    let status = session.status.as_ref().context("a status")?;
+    let condition = status.conditions.iter().find(|it| it.type_ == "Succeeded");
+    Ok(&condition.context("a condition")?.message)
+}
+
 #[tokio::test]
 async fn what_a_harness_said_at_last_stands_on_the_session() -> Result<()> {
     let team = Team::with_pool(&cluster().await?, "words", 0).await?;
@@ -210,12 +217,7 @@ async fn what_a_harness_said_at_last_stands_on_the_session() -> Result<()> {
     let prompt = format!("echo begins; echo \"model nope isn't known\" >&2; echo key={token} >&2; exit 3");
     team.session("s", &prompt).await?;
     let session = team.condition("s", "Succeeded", "False", "HarnessFailed").await?;
-    let conditions = session.status.unwrap_or_default().conditions;
-    let message = &conditions
-        .iter()
-        .find(|it| it.type_ == "Succeeded")
-        .context("a condition")?
-        .message;
+    let message = succeeded(&session)?;
     let begins = "the harness ended with exit status 3; its last words: model nope isn't known\n[a line with";
     assert!(message.starts_with(begins) && !message.contains(&token), "{message}");
 
@@ -225,12 +227,7 @@ async fn what_a_harness_said_at_last_stands_on_the_session() -> Result<()> {
     team.apply(&pool).await?;
     team.session_of("absent", "t", "true", &json!({})).await?;
     let session = team.condition("t", "Succeeded", "False", "HarnessFailed").await?;
-    let conditions = session.status.unwrap_or_default().conditions;
-    let message = &conditions
-        .iter()
-        .find(|it| it.type_ == "Succeeded")
-        .context("a condition")?
-        .message;
+    let message = succeeded(&session)?;
     assert!(
         message.contains("could not be started") && message.contains("claude-of-another-image"),
         "{message}"
