@@ -543,3 +543,36 @@ impl Slim for Pod {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Spending, conditions and proposals change a session's status, and no grant.
+    #[test]
+    fn a_session_asks_for_grants_by_what_they_depend_on() {
+        let spec = serde_json::json!({ "poolRef": { "name": "pool" }, "task": { "prompt": "true" } });
+        let mut session = AgentSession::new("s", serde_json::from_value(spec).unwrap());
+        session.status.get_or_insert_default().phase = Some(Phase::Running);
+        let before = granting(&session);
+        let differs = |change: fn(&mut AgentSession)| {
+            let mut changed = session.clone();
+            change(&mut changed);
+            granting(&changed) != before
+        };
+        assert!(!differs(
+            |it| it.status.get_or_insert_default().result = Some(berth_crds::SessionResult::default())
+        ));
+        assert!(differs(
+            |it| it.status.get_or_insert_default().phase = Some(Phase::Succeeded)
+        ));
+        assert!(differs(|it| it.status.get_or_insert_default().incarnation = 2));
+        assert!(differs(|it| it.metadata.generation = Some(2)));
+        assert!(differs(|it| drop(
+            it.labels_mut().insert("team".to_owned(), "a".to_owned())
+        )));
+        assert!(differs(|it| drop(
+            it.annotations_mut().insert("a".to_owned(), "b".to_owned())
+        )));
+    }
+}

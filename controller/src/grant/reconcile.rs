@@ -275,6 +275,25 @@ fn decided(
     })
 }
 
+/// What a session's sidecar is to hold.
+fn offered(
+    context: &Context,
+    known: &Bindings<'_>,
+    (bound, bindings): (&Bound, &[&CredentialBinding]),
+    (decisions, values): (&Decisions, &Values<'_>),
+) -> offer::Offer {
+    let uid = &bound.link.session_uid;
+    let grants = decisions.sessions.get(uid).map_or(&[][..], Vec::as_slice);
+    let egress = bound.pool.as_ref().and_then(|pool| pool.spec.egress.as_ref());
+    let egress = egress.map_or(&[][..], |egress| egress.routes.as_slice());
+    let stubs = offer::stubs(&context.install_key, &bound.facts.session, &known.shapes);
+    let (ends, sources) = (values.minted(uid), context.caches.sources.state());
+    let mut offer = offer::offer(grants, bindings, egress, (uid, &stubs), &ends, &sources);
+    offer.cut.clone_from(&known.cut);
+    offer.budget = budget::of(context, bound.named(), bindings, &offer);
+    offer
+}
+
 async fn push_one(
     context: &Context,
     known: &Bindings<'_>,
@@ -283,29 +302,7 @@ async fn push_one(
 ) -> Option<Duration> {
     let theirs = known.index.listed(&bound.facts.session);
     let bindings: Vec<&CredentialBinding> = theirs.into_iter().map(|binding| &**binding).collect();
-    let grants = decisions
-        .sessions
-        .get(&bound.link.session_uid)
-        .map_or(&[][..], Vec::as_slice);
-    let egress = bound.pool.as_ref().and_then(|pool| pool.spec.egress.as_ref());
-    let egress = egress.map_or(&[][..], |egress| egress.routes.as_slice());
-    let stubs = offer::stubs(&context.install_key, &bound.facts.session, &known.shapes);
-    let ends = values.minted(&bound.link.session_uid);
-    let offer = offer::Offer {
-        cut: known.cut.clone(),
-        ..offer::offer(
-            grants,
-            &bindings,
-            egress,
-            (&bound.link.session_uid, &stubs),
-            &ends,
-            &context.caches.sources.state(),
-        )
-    };
-    let offer = offer::Offer {
-        budget: budget::of(context, bound.named(), &bindings, &offer),
-        ..offer
-    };
+    let offer = offered(context, known, (bound, &bindings), (decisions, values));
     if !budget::is_known(context, bound.named(), &bindings) && push::holds_earlier_grants(context, &bound.pod_uid) {
         return Some(KEEP); // a former leader's grants count on, by what it told the sidecar
     }

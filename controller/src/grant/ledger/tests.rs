@@ -1,3 +1,5 @@
+//! What is written down of grants, and which of them wait for it.
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::*;

@@ -1,3 +1,5 @@
+//! A refused request becomes the smallest binding that would allow it.
+
 use berth_crds::AgentSessionSpec;
 use serde_json::json;
 
